@@ -1,0 +1,108 @@
+# Everything a person or a machine runs. `make` alone lists it.
+#
+# Needs Python 3.11 or later, make and - where RabbitMQ or Redis is missing - apt; everything else is set up in .venv
+# and .run. With RABBITMQ_URL and REDIS_URL set, those servers are used and none is started.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+COMPOSE_FILE := docker-compose.gpu.yml
+COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; \
+	else command -v docker-compose || command -v podman-compose; fi)
+URL ?= http://127.0.0.1:5000
+N ?= 3
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ready ## show the whole system for a minute: real and synthetic jobs, a table, a sample result
+	@$(PY) -m deploy.local.demo --stop-with-parent $(ARGS)
+
+.PHONY: run
+run: ready ## keep the system up in the foreground (WORKERS=3 and every setting of .env.example are honoured)
+	@$(PY) -m deploy.local.run --stop-with-parent $(ARGS)
+
+.PHONY: test
+test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: check
+check: $(INSTALLED) ## lint, format, types, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: bench
+bench: ready ## measure what the dispatcher adds to a bare publish and consume
+	@$(PY) -m bench overhead $(ARGS)
+
+.PHONY: system-test
+system-test: $(INSTALLED) ## check and load a running system (URL=http://127.0.0.1:5000)
+	@$(PY) -m tests.system --url $(URL) $(ARGS)
+
+.PHONY: up
+up: compose-there ## start the compose stack: RabbitMQ, Redis, dispatcher, a worker for every GPU of this host
+	$(COMPOSE) -f $(COMPOSE_FILE) up --detach --build
+
+.PHONY: down
+down: compose-there ## stop the compose stack; its volumes stay
+	$(COMPOSE) -f $(COMPOSE_FILE) down
+
+.PHONY: logs
+logs: compose-there ## follow the logs of the compose stack
+	$(COMPOSE) -f $(COMPOSE_FILE) logs --follow --tail 100
+
+.PHONY: scale-worker
+scale-worker: compose-there ## run N worker containers (N=3); each takes the GPUs that nobody serves yet
+	$(COMPOSE) -f $(COMPOSE_FILE) up --detach --no-recreate --scale worker=$(N) worker
+
+.PHONY: monitor
+monitor: $(INSTALLED) ## watch workers and models of a running system (URL=http://127.0.0.1:5000), Ctrl-C ends it
+	@while clear; do \
+		$(VENV)/bin/affinity workers --url $(URL) && $(VENV)/bin/affinity models --url $(URL) || exit 1; sleep 2; done
+
+.PHONY: lock
+lock: $(INSTALLED) ## write constraints.txt from what is installed in .venv
+	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+.PHONY: clean
+clean: ## remove .venv, .run and every cache
+	rm -rf $(VENV) .run .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What demo, run and tests need. apt and pip side by side: each is about a minute on a bare machine.
+.PHONY: ready
+ready:
+	@$(MAKE) --no-print-directory -j2 $(INSTALLED) servers
+
+.PHONY: servers
+servers: python-there
+	@$(PYTHON) -m deploy.local.install
+
+.PHONY: python-there
+python-there:
+	@test -n "$(PYTHON)" || { echo "Affinity needs Python 3.11 or later: install it, or name one with PYTHON=..." >&2; exit 1; }
+
+.PHONY: compose-there
+compose-there:
+	@test -n "$(COMPOSE)" || { echo "No docker compose, docker-compose or podman-compose on this machine: install one," \
+		"or use 'make run', which needs no containers." >&2; exit 1; }
+
+# The stamp makes every later run quick. An interrupted installation leaves none and is begun again.
+$(INSTALLED): pyproject.toml constraints.txt | python-there
+	@echo "[venv] installing Python packages into $(VENV) (one to two minutes the first time)"
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(PYTHON) -m deploy.local.install
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dispatcher,worker,bench,dev]'
+	@touch $@
+	@echo "[venv] ready"

@@ -1,0 +1,128 @@
+"""Settings that both processes share, and the loader that names every bad one at once.
+
+``dispatcher/settings.py`` and ``worker/settings.py`` subclass ``ConnectionSettings``; a field's name in capitals is the
+environment variable it comes from. A field that depends on another checks it in a ``field_validator`` through
+``ValidationInfo.data`` - a model validator would only run once all fields are right, and hide the problem until then.
+"""
+
+import sys
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EXIT_BAD_SETTINGS = 2
+
+
+def _no_service_link(value: object) -> object:
+    """Kubernetes sets ``<SERVICE>_PORT=tcp://...`` for a service of that name: say so instead of "not a number"."""
+    if isinstance(value, str) and value.startswith("tcp://"):
+        raise ValueError("is a Kubernetes service link; set enableServiceLinks: false on the pod, or the port itself")
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Port = Annotated[int, BeforeValidator(_no_service_link), Field(ge=1, le=65535)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+
+
+class ConnectionSettings(BaseSettings):
+    """Broker, store, namespace, log level and catalogue. Frozen; an empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    rabbitmq_url: SecretStr | None = Field(
+        None,
+        description="Broker as amqp://user:password@host:port/vhost. Wins over RABBITMQ_HOST, PORT, USER and PASS.",
+    )
+    rabbitmq_host: str = Field("127.0.0.1", description="Broker host, where RABBITMQ_URL is not set.")
+    rabbitmq_port: Port = Field(5672, description="Broker port, where RABBITMQ_URL is not set.")
+    rabbitmq_user: str = Field("guest", description="Broker user, where RABBITMQ_URL is not set.")
+    rabbitmq_pass: SecretStr = Field(SecretStr("guest"), description="Broker password, where RABBITMQ_URL is not set.")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Store as redis://user:password@host:port/database."
+    )
+    log_level: LogLevel = Field("info", description="Least severe level that is logged: debug, info, warning or error.")
+    affinity_namespace: str = Field(
+        "affinity",
+        pattern=r"^[A-Za-z0-9._\-]{1,64}$",
+        description="Head of every exchange, queue and Redis key: several installations share one broker.",
+    )
+    affinity_retention_s: float = Field(
+        86400.0, ge=1, le=31_536_000, description="How long a finished job and its result are kept."
+    )
+    affinity_max_result_bytes: int = Field(
+        8 * 1024**2, ge=1024, le=512 * 1024**2, description="Largest result of a job; above it the job fails."
+    )
+    models_catalog: FilePath | None = Field(
+        None, description="Model catalogue, a TOML file. Default: models/catalog.toml of this installation."
+    )
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _amqp(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _check_url(url.get_secret_value(), ("amqp", "amqps"), "amqp://user:password@host:port/vhost")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr) -> SecretStr:
+        _check_url(url.get_secret_value(), ("redis", "rediss", "unix"), "redis://user:password@host:port/database")
+        return url
+
+    @property
+    def broker_url(self) -> str:
+        """Where RabbitMQ is, with the password: for the client, never for a log."""
+        if self.rabbitmq_url is not None:
+            return self.rabbitmq_url.get_secret_value()
+        user, password = quote(self.rabbitmq_user, safe=""), quote(self.rabbitmq_pass.get_secret_value(), safe="")
+        host = f"[{self.rabbitmq_host}]" if ":" in self.rabbitmq_host else self.rabbitmq_host
+        return f"amqp://{user}:{password}@{host}:{self.rabbitmq_port}/"
+
+    @property
+    def store_url(self) -> str:
+        """Where Redis is, with the password: for the client, never for a log."""
+        return self.redis_url.get_secret_value()
+
+
+Settings = TypeVar("Settings", bound=ConnectionSettings)
+
+
+def load_settings(kind: type[Settings]) -> Settings:
+    """The settings of this process's environment.
+
+    Where any is bad, prints one line for each to stderr and ends the process with exit 2.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        lines = problems(kind, error)
+        print(f"{len(lines)} bad setting{'s' if len(lines) > 1 else ''}:", *lines, sep="\n  ", file=sys.stderr)
+        sys.exit(EXIT_BAD_SETTINGS)
+
+
+def problems(kind: type[ConnectionSettings], error: ValidationError) -> list[str]:
+    """One line ``NAME: what is wrong (what the setting is)`` for each bad setting. Never a value: it may be secret."""
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_input=False, include_url=False):
+        name = str(problem["loc"][0])
+        described = kind.model_fields[name].description if name in kind.model_fields else None
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.setdefault(name, f"{name.upper()}: {message}" + (f" ({described})" if described else ""))
+    return list(lines.values())
+
+
+def _check_url(url: str, schemes: tuple[str, ...], example: str) -> None:
+    wanted = f"must look like {example}"
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port != 0
+    except ValueError:  # urlsplit's own text may quote the URL, and with it the password
+        raise ValueError(wanted) from None
+    if parts.scheme not in schemes or not port_is_fine or not (parts.hostname or parts.scheme == "unix"):
+        raise ValueError(wanted)

@@ -1,0 +1,154 @@
+"""``FleetStore`` in Redis: reports, leases, claims, measurements and the wake-up hint.
+
+Nothing here is needed for safety: all of it may vanish, and the next heartbeats bring it back. Give the store that
+renews leases a link with ``HEARTBEAT`` patience.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+
+from redis.asyncio.client import PubSub
+
+from affinity.errors import StoreUnavailable, UndecodableMessage
+from affinity.fleet import FleetView, Measurement, WorkerReport
+from affinity.io.ports import Sighting
+from affinity.io.redis_client import RedisLink, lua
+from affinity.topology import Keys
+from affinity.wire import decode_measurement, decode_report, encode_measurement, encode_report
+
+SILENCE_S = 10.0
+"""A subscription that hears nothing for this long asks whether anybody is there, and gives up after as long again."""
+
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between attempts to reach the server again; the last one repeats."""
+
+
+class RedisFleetStore:
+    """See ``ports.FleetStore``. Leases and claims run on the server's clock."""
+
+    def __init__(self, link: RedisLink, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+        self._claimed = f"{keys.prefix}claimed"
+        self._next_epoch = link.script(lua("next_epoch"))
+        self._hold = link.script(lua("hold"))
+        self._release = link.script(lua("release"))
+        self._report = link.script(lua("report"))
+        self._leave = link.script(lua("leave"))
+        self._sighting = link.script(lua("sighting"))
+        self._forget = link.script(lua("forget"))
+
+    async def next_epoch(self) -> int:
+        """See the port. Holds across a flush of Redis, as long as its clock does not run backwards."""
+        return int(await self._next_epoch([self._keys.epoch], []))
+
+    async def lease_gpu(self, uuid: str, worker: str, lease_s: float) -> bool:
+        """See the port."""
+        return bool(await self._hold([self._keys.gpu(uuid)], [worker, _ms(lease_s)]))
+
+    async def report(self, report: WorkerReport) -> bool:
+        """See the port. A GPU that another worker has leased stays with it."""
+        version = [str(report.epoch), str(report.sequence)]
+        args = [report.worker, *version, encode_report(report), _ms(report.lease_s)]
+        return bool(await self._report(self._worker_keys(report), args))
+
+    async def leave(self, report: WorkerReport) -> None:
+        """See the port."""
+        args = [report.worker, str(report.epoch), self._keys.claim("")]
+        await self._leave([*self._worker_keys(report), self._claimed], args)
+
+    async def sighting(self) -> Sighting:
+        """See the port. A report of a version we cannot read is left out, and left in place for those who can."""
+        heads = [self._keys.report(""), self._keys.lease(""), self._keys.claim("")]
+        flat_reports, flat_claims = await self._sighting([self._keys.workers, self._claimed], heads)
+        live: list[WorkerReport] = []
+        lost: list[WorkerReport] = []
+        for text, lease in zip(flat_reports[::2], flat_reports[1::2], strict=True):
+            with suppress(UndecodableMessage):
+                report = decode_report(text)
+                (live if lease == str(report.epoch) else lost).append(report)
+        claims = dict(zip(flat_claims[::2], flat_claims[1::2], strict=True))
+        return Sighting(FleetView.of(live, claims), tuple(sorted(lost, key=lambda report: report.worker)))
+
+    async def claim(self, model: str, worker: str, lease_s: float) -> bool:
+        """See the port."""
+        return bool(await self._hold([self._keys.claim(model), self._claimed], [worker, _ms(lease_s), model]))
+
+    async def release(self, model: str, worker: str) -> None:
+        """See the port."""
+        await self._release([self._keys.claim(model), self._claimed], [worker, model])
+
+    async def begin_reaping(self, worker: str, by: str, lease_s: float) -> bool:
+        """See the port. Who has the right already has it again, for longer."""
+        return bool(await self._hold([self._keys.reaping(worker)], [by, _ms(lease_s)]))
+
+    async def forget(self, report: WorkerReport) -> None:
+        """See the port."""
+        keys = [*self._worker_keys(report)[:3], self._keys.reaping(report.worker)]
+        await self._forget(keys, [report.worker, str(report.epoch), str(report.sequence)])
+
+    async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
+        """See the port."""
+        async with self._link.guard() as client:
+            await client.hset(self._keys.measured, f"{model}|{gpu_name}", encode_measurement(measurement))
+
+    async def learned(self) -> Mapping[tuple[str, str], Measurement]:
+        """See the port. What we cannot read is left out."""
+        async with self._link.guard() as client:
+            texts = await client.hgetall(self._keys.measured)
+        found: dict[tuple[str, str], Measurement] = {}
+        for name, text in texts.items():
+            model, _, gpu_name = str(name).partition("|")
+            with suppress(UndecodableMessage):
+                found[model, gpu_name] = decode_measurement(text)
+        return found
+
+    async def wake(self) -> None:
+        """See the port."""
+        async with self._link.guard() as client:
+            await client.publish(self._keys.wake, "")
+
+    async def wakes(self) -> AsyncIterator[None]:
+        """See the port. The first hint comes as soon as the subscription stands, so that none is missed before it."""
+        failures = 0
+        while True:
+            link = self._link.alone()
+            try:
+                async with link.guard(deadline=False) as client, client.pubsub() as subscription:
+                    await subscription.subscribe(self._keys.wake)
+                    while True:
+                        await _next_hint(subscription)
+                        failures = 0
+                        yield None
+            except StoreUnavailable:
+                pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                failures += 1
+            finally:
+                await link.close()
+            # Spread out: a whole fleet loses its subscriptions at the same instant.
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+
+    def _worker_keys(self, report: WorkerReport) -> list[str]:
+        keys = self._keys
+        return [keys.report(report.worker), keys.workers, keys.lease(report.worker), keys.gpu(report.gpu.uuid)]
+
+
+async def _next_hint(subscription: PubSub) -> None:
+    """Wait for a hint. A subscription that was made again on a new connection is one, as hints may have been lost."""
+    asked = False
+    while True:
+        message = await subscription.get_message(timeout=SILENCE_S)
+        if message is not None and message["type"] in ("subscribe", "message"):
+            return
+        if message is None:
+            # A connection whose other end has vanished stays silent for ever: only an answer shows that it is there.
+            if asked:
+                raise TimeoutError(f"the subscription has been silent for {2 * SILENCE_S:.0f} s")
+            await subscription.ping()
+        asked = message is None
+
+
+def _ms(lease_s: float) -> str:
+    return str(max(1, int(lease_s * 1000)))

@@ -1,0 +1,118 @@
+"""Hash fields in Redis <-> ``Job``, and what of a job travels to the scripts.
+
+Instants and durations are kept as ``repr`` of the float, so that they come back bit for bit; scores and sums are whole
+milliseconds, so that they stay exact. ``wait_s`` is not kept: it follows from two instants.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from affinity.errors import InvalidInput, JobFailed, PayloadTooLarge
+from affinity.job import Job, JobError, JobSpec, JobState, Outcome, StartKind
+from affinity.wire import dumps, loads, spec_to_json
+
+_PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
+
+MAX_PAGE = 500
+"""Most jobs on one page."""
+
+
+def millis(at: float) -> int:
+    """An instant in whole ms. At least 1: Redis has no ``-0`` to take off a sum."""
+    return max(1, int(at * 1000))
+
+
+def sighted(created_at: float, now: float) -> float:
+    """When a job from outside was created, as far as we believe it: not before 1970, not after ``now``.
+
+    A producer's clock that runs ahead would otherwise give a job that waits for a negative time, and one that says year
+    9999 would make the sum of a model's instants overflow.
+    """
+    return min(max(created_at, 0.0), now)
+
+
+def new_fields(spec: JobSpec, created_at: float) -> list[str]:
+    """The seven arguments from which a script makes a record: id, model, created in ms and s, ttl, digest, spec."""
+    ttl = "" if spec.ttl_s is None else repr(float(spec.ttl_s))
+    text = dumps(spec_to_json(spec))
+    return [spec.id, spec.model, str(millis(created_at)), repr(float(created_at)), ttl, spec.digest, text]
+
+
+def decode_job(flat: Sequence[str]) -> Job:
+    """The job in the flat reply to HGETALL. Fields that are missing or empty have not happened yet."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    created_at, started_at = float(fields["created_at"]), _number(fields, "started_at")
+    return Job(
+        spec=JobSpec(**cast(dict[str, Any], loads(fields["spec"]))),
+        state=JobState(fields["state"]),
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=_number(fields, "finished_at"),
+        attempts=int(fields["attempts"]),
+        losses=int(fields["losses"]),
+        worker=fields.get("worker") or None,
+        start=StartKind(fields["start"]) if fields.get("start") else None,
+        wait_s=waited(created_at, started_at),
+        load_s=_number(fields, "load_s"),
+        exec_s=_number(fields, "exec_s"),
+        result=loads(fields["result"]) if fields.get("result") else None,
+        error=JobError(**cast(dict[str, Any], loads(fields["error"]))) if fields.get("error") else None,
+    )
+
+
+def waited(created_at: float, started_at: float | None) -> float | None:
+    """Seconds from creation to the start; never negative, though the two clocks may be two machines'."""
+    return None if started_at is None else max(0.0, started_at - created_at)
+
+
+def encode_error(error: JobError | None) -> tuple[str, str]:
+    """An error as JSON text and its code; both empty for none. The code comes first: a script looks for it."""
+    return ("", "") if error is None else (dumps({"code": error.code, "message": error.message}), error.code)
+
+
+def encode_outcome(outcome: Outcome, max_result_bytes: int) -> tuple[Outcome, str]:
+    """The outcome to store and its result as JSON. A result that is too large or no JSON makes it a failure."""
+    if outcome.error is not None:
+        return outcome, ""
+    try:
+        text = dumps(outcome.result)
+    except (ValueError, TypeError, RecursionError) as error:
+        return _failed(outcome, JobFailed.code, f"the result is not JSON ({error}); return JSON values only"), ""
+    if len(text) > max_result_bytes:
+        message = f"the result has {len(text)} bytes, more than the {max_result_bytes} allowed; return less of it"
+        return _failed(outcome, PayloadTooLarge.code, message), ""
+    return outcome, text
+
+
+def encode_cursor(job: Job) -> str:
+    """The opaque text that continues a page after this job."""
+    return base64.urlsafe_b64encode(f"{millis(job.created_at)} {job.id}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[str, str]:
+    """Creation in ms and id in a cursor; ``InvalidInput`` for one that we never gave out."""
+    try:
+        place = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        place = ""
+    if not (match := _PLACE.match(place)):
+        raise InvalidInput("is not a cursor of ours; take it from the page before, or leave it out", "cursor")
+    return match[1], match[2]
+
+
+def check_limit(limit: int) -> int:
+    """The size of a page, or ``InvalidInput``."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"must be 1 to {MAX_PAGE}", "limit")
+    return limit
+
+
+def _failed(outcome: Outcome, code: str, message: str) -> Outcome:
+    return Outcome(outcome.start, outcome.load_s, outcome.exec_s, error=JobError(code, message))
+
+
+def _number(fields: Mapping[str, str], name: str) -> float | None:
+    return float(fields[name]) if fields.get(name) else None

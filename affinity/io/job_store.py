@@ -1,0 +1,187 @@
+"""``JobStore`` in Redis: one hash per job, four indexes, the outbox and the demand; each change is one Lua script.
+
+A script runs whole or not at all, and the client may run it twice (an answer can be lost on the wire): each header
+under ``lua/`` says what the second run does. A missing answer is ``StoreUnavailable``; ask again.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from affinity.errors import AttemptsExhausted, IdConflict, NotCancellable, UnknownJob, WorkerLost
+from affinity.fleet import Demand
+from affinity.io import job_record as record
+from affinity.io.ports import Created, Page, StartAnswer, Verdict
+from affinity.io.redis_client import RedisLink, Script, lua
+from affinity.job import MAX_LOSSES, TRANSITIONS, Attempt, Job, JobError, JobSpec, JobState, Outcome
+from affinity.topology import Keys
+
+RETENTION_S = 86400.0
+MAX_RESULT_BYTES = 8 * 1024**2
+
+PAGE_BYTES = 16 * 1024**2
+"""A page ends early past this: 500 results of the largest size would not fit into a dispatcher."""
+
+LOST = JobError(WorkerLost.code, "the worker's lease ran out while it held the job")
+EXHAUSTED = JobError(
+    AttemptsExhausted.code,
+    f"lost {MAX_LOSSES} times through no fault of its own, the last time by LAST; see why, then submit it again",
+)
+
+
+class RedisJobStore:
+    """See ``ports.JobStore``."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        keys: Keys,
+        retention_s: float = RETENTION_S,
+        max_result_bytes: int = MAX_RESULT_BYTES,
+    ) -> None:
+        """``retention_s``: how long a terminal record stays, at least a second. ``max_result_bytes``: of its JSON."""
+        self._link = link
+        self._keys = keys
+        self._retention_ms = str(int(retention_s * 1000))
+        self._max_result_bytes = max_result_bytes
+        self._shared_keys = [keys.unpublished, keys.demand, keys.events, f"{keys.prefix}retained"]
+        self._create = self._script("create")
+        self._published = self._script("published")
+        self._withdraw = self._script("withdraw")
+        self._settle_queued = self._script("settle_queued")
+        self._sight = self._script("sight")
+        self._start = self._script("start")
+        self._finish = self._script("finish")
+        self._give_back = self._script("give_back")
+        self._demand = link.script(lua("demand"))
+        self._page = link.script(lua("page"))
+
+    async def create(self, spec: JobSpec, now: float) -> Created:
+        """See the port. A call that the client repeats is still ``fresh``."""
+        answer = await self._create(self._shared_keys, self._args(now, _nonce(), *record.new_fields(spec, now)))
+        if answer[0] == "conflict":
+            raise _conflict(spec)
+        job = record.decode_job(answer[2]) if answer[2] else Job(spec, JobState.QUEUED, now)
+        return Created(job, fresh=answer[0] == "made", published=bool(answer[1]))
+
+    async def published(self, job_id: str) -> None:
+        """See the port. A job that is gone or was published before is left alone."""
+        await self._published(self._shared_keys, self._args(0.0, job_id))
+
+    async def withdraw(self, job_id: str) -> bool:
+        """See the port. True where nothing of it is left."""
+        return bool(await self._withdraw(self._shared_keys, self._args(0.0, job_id)))
+
+    async def unpublished(self, before: float, limit: int) -> Sequence[Job]:
+        """See the port."""
+        async with self._link.guard() as client:
+            earlier = f"({record.millis(before)}"
+            ids = await client.zrangebyscore(self._keys.unpublished, "-inf", earlier, start=0, num=limit)
+        jobs = [await self._find(str(job_id)) for job_id in ids]
+        return [job for job in jobs if job is not None]
+
+    async def get(self, job_id: str) -> Job:
+        """See the port."""
+        if (job := await self._find(job_id)) is None:
+            raise _unknown(job_id)
+        return job
+
+    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
+        """See the port. ``limit`` is 1 to 500; a page of very large jobs may end before it."""
+        place = ("", "") if cursor is None else record.decode_cursor(cursor)
+        filters = (state or "", model or "")
+        args = [self._keys.prefix, str(record.check_limit(limit)), str(PAGE_BYTES), *filters, *place]
+        more, *flats = await self._page([self._keys.index(*filters)], args)
+        jobs = tuple(record.decode_job(flat) for flat in flats)
+        return Page(jobs, record.encode_cursor(jobs[-1]) if more else None)
+
+    async def cancel(self, job_id: str, now: float) -> Job:
+        """See the port."""
+        answer = await self._end_queued(job_id, JobState.CANCELLED, None, now)
+        if answer[0] == "missing":
+            raise _unknown(job_id)
+        job = record.decode_job(answer[1])
+        if answer[0] == "refused":
+            raise NotCancellable(f"job {job_id} is {job.state}; only a queued job can be cancelled")
+        return job
+
+    async def fail(self, job_id: str, error: JobError, now: float) -> bool:
+        """See the port."""
+        answer = await self._end_queued(job_id, JobState.FAILED, error, now)
+        return bool(answer[0] == "settled")
+
+    async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
+        """See the port. An instant after ``now`` counts as ``now``."""
+        fields = record.new_fields(spec, record.sighted(created_at, now))
+        answer = await self._sight(self._shared_keys, self._args(now, *fields))
+        if answer[0] == "conflict":
+            raise _conflict(spec)
+        return record.decode_job(answer[1])
+
+    async def start(self, attempts: Sequence[tuple[Attempt, JobSpec, float]], now: float) -> Sequence[StartAnswer]:
+        """See the port. The job in an answer is the stored one: run its spec, not that of the delivery."""
+        lost, exhausted = record.encode_error(LOST), record.encode_error(EXHAUSTED)
+        args = self._args(now, str(MAX_LOSSES), self._retention_ms, *lost, *exhausted)
+        for attempt, spec, created_at in attempts:
+            args += [attempt.token, attempt.worker, str(attempt.epoch)]
+            args += record.new_fields(spec, record.sighted(created_at, now))
+        answers = await self._start(self._shared_keys, args)
+        return [StartAnswer(Verdict(verdict), record.decode_job(flat)) for verdict, flat in answers]
+
+    async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        """See the port. A result over its limit, or that is no JSON, is stored as a failure that says so."""
+        outcome, result = record.encode_outcome(outcome, self._max_result_bytes)
+        times = [outcome.start, repr(float(outcome.load_s)), repr(float(outcome.exec_s))]
+        args = [attempt.job_id, attempt.token, outcome.state, self._retention_ms, *times, result]
+        return bool(await self._finish(self._shared_keys, self._args(now, *args, *record.encode_error(outcome.error))))
+
+    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+        """See the port. The error stays in the record as ``last_error``; a queued job shows none."""
+        mode = "attempt" if uses_attempt else "loss" if error else "neither"
+        args = self._args(now, attempt.job_id, attempt.token, mode, *record.encode_error(error))
+        return bool(await self._give_back(self._shared_keys, args))
+
+    async def demand(self) -> Sequence[Demand]:
+        """See the port."""
+        rows = await self._demand([self._keys.demand], [self._keys.prefix])
+        return sorted(
+            (Demand(model, queued, float(oldest) / 1000, int(total) / 1000) for model, queued, oldest, total in rows),
+            key=lambda demand: demand.model,
+        )
+
+    def _script(self, name: str) -> Script:
+        return self._link.script(moves_table(), lua("record"), lua(name))
+
+    def _args(self, now: float, *rest: str) -> list[str]:
+        return [self._keys.prefix, repr(float(now)), *rest]
+
+    async def _find(self, job_id: str) -> Job | None:
+        async with self._link.guard() as client:
+            fields = await client.hgetall(self._keys.job(job_id))
+        return record.decode_job([str(text) for pair in fields.items() for text in pair]) if fields else None
+
+    async def _end_queued(self, job_id: str, state: JobState, error: JobError | None, now: float) -> list[Any]:
+        args = [job_id, state, _nonce(), self._retention_ms, *record.encode_error(error)]
+        answer: list[Any] = await self._settle_queued(self._shared_keys, self._args(now, *args))
+        return answer
+
+
+def moves_table() -> str:
+    """``job.TRANSITIONS`` as the Lua table every job script begins with: the rule is written down once."""
+    rows = (
+        f"['{before}'] = {{{', '.join(f'[{after.value!r}] = true' for after in sorted(afters))}}}"
+        for before, afters in TRANSITIONS.items()
+    )
+    return f"local MOVES = {{{', '.join(rows)}}}"
+
+
+def _nonce() -> str:
+    return secrets.token_hex(8)
+
+
+def _conflict(spec: JobSpec) -> IdConflict:
+    return IdConflict(f"job {spec.id} exists with other content; use another id for other content")
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(f"there is no job {job_id}, or its record has passed its retention")

@@ -1,0 +1,141 @@
+-- What all job scripts share; put in front of each, after the table MOVES (built from job.TRANSITIONS).
+--
+-- KEYS  1 outbox (zset)  2 demand (hash)  3 events (stream)  4 retained (zset)
+-- ARGV  1 prefix of all keys  2 now (epoch seconds as text)  then the script's own
+--
+-- Keys that hang on stored fields are derived here: job, index, queued and lease, named as in affinity.topology.Keys.
+-- The state of a job and all that follows from it (indexes, demand, outbox, events) change in `move` and nowhere else,
+-- so they cannot disagree.
+
+local OUTBOX, DEMAND, EVENTS, RETAINED = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local PREFIX, NOW = ARGV[1], ARGV[2]
+
+local EVENTS_KEPT = 10000
+local PURGED_AT_ONCE = 10
+
+local function job_key(id) return PREFIX .. 'job:' .. id end
+local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
+local function queued_key(model) return PREFIX .. 'queued:' .. model end
+local function lease_key(worker) return PREFIX .. 'lease:' .. worker end
+
+local function emit(kind, at, ...)
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'kind', kind, 'at', at, ...)
+end
+
+local function server_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local FIELDS = {'state', 'model', 'created_ms', 'created_at', 'ttl_s', 'digest', 'nonce', 'token', 'worker', 'epoch',
+  'attempts', 'losses', 'code', 'last_error'}
+
+-- The record without its large fields, or nil.
+local function read(id)
+  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
+  if not values[1] then return nil end
+  local job = {id = id}
+  for i, name in ipairs(FIELDS) do job[name] = values[i] or '' end
+  job.attempts, job.losses = tonumber(job.attempts), tonumber(job.losses)
+  return job
+end
+
+local function whole(id) return redis.call('HGETALL', job_key(id)) end
+
+-- Indexes and demand of one state. Doing either twice changes nothing.
+local function enter(job, state)
+  redis.call('ZADD', index_key(state, ''), job.created_ms, job.id)
+  redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id)
+  if state == 'queued' and redis.call('ZADD', queued_key(job.model), job.created_ms, job.id) == 1 then
+    redis.call('HINCRBY', DEMAND, job.model, job.created_ms)
+  end
+end
+
+local function depart(job, state)
+  redis.call('ZREM', index_key(state, ''), job.id)
+  redis.call('ZREM', index_key(state, job.model), job.id)
+  if state == 'queued' and redis.call('ZREM', queued_key(job.model), job.id) == 1 then
+    if redis.call('EXISTS', queued_key(job.model)) == 0 then
+      redis.call('HDEL', DEMAND, job.model)
+    else
+      redis.call('HINCRBY', DEMAND, job.model, '-' .. job.created_ms)
+    end
+  end
+end
+
+-- A record for a job we know nothing of yet: queued.
+local function make(id, model, created_ms, created_at, ttl_s, digest, spec)
+  local job = {id = id, model = model, created_ms = created_ms}
+  redis.call('HSET', job_key(id), 'state', 'queued', 'model', model, 'created_ms', created_ms,
+    'created_at', created_at, 'ttl_s', ttl_s, 'digest', digest, 'spec', spec, 'attempts', 0, 'losses', 0)
+  redis.call('ZADD', index_key('', ''), created_ms, id)
+  redis.call('ZADD', index_key('', model), created_ms, id)
+  enter(job, 'queued')
+  return read(id)
+end
+
+local function move(job, to)
+  if not (MOVES[job.state] or {})[to] then
+    error('INVARIANT: job ' .. job.id .. ' cannot go from ' .. job.state .. ' to ' .. to)
+  end
+  depart(job, job.state)
+  enter(job, to)
+  redis.call('HSET', job_key(job.id), 'state', to)
+  job.state = to
+end
+
+-- The outbox tells whether `job.accepted` has been said.
+local function accept(job, at)
+  if redis.call('ZREM', OUTBOX, job.id) == 1 then
+    emit('job.accepted', at, 'job', job.id, 'model', job.model)
+  end
+end
+
+-- Index entries of records that Redis has expired, a few at a time, so that indexes stay as short as the retention.
+-- An id may have been used again since: its new entries stay.
+local function purge(due_ms)
+  for _, entry in ipairs(redis.call('ZRANGE', RETAINED, '-inf', '(' .. due_ms, 'BYSCORE', 'LIMIT', 0, PURGED_AT_ONCE)) do
+    local state, model, id = string.match(entry, '^(%S+) (%S+) (%S+)$')
+    local now_state, now_model = unpack(redis.call('HMGET', job_key(id), 'state', 'model'))
+    if not now_state then redis.call('ZREM', index_key('', ''), id) end
+    if now_model ~= model then redis.call('ZREM', index_key('', model), id) end
+    if now_state ~= state then redis.call('ZREM', index_key(state, ''), id) end
+    if now_state ~= state or now_model ~= model then redis.call('ZREM', index_key(state, model), id) end
+    redis.call('ZREM', RETAINED, entry)
+  end
+end
+
+-- To a terminal state, with the fields given as name, value, ...; `code` is '' where there is no error.
+local function settle(job, to, token, retention_ms, code, ...)
+  move(job, to)
+  redis.call('ZREM', OUTBOX, job.id)
+  redis.call('HSET', job_key(job.id), 'finished_at', NOW, 'token', token, 'code', code, ...)
+  local event = {'job', job.id, 'model', job.model, 'state', to, 'worker', job.worker}
+  local start = redis.call('HGET', job_key(job.id), 'start')
+  if start then event[#event + 1] = 'start'; event[#event + 1] = start end
+  if code ~= '' then event[#event + 1] = 'code'; event[#event + 1] = code end
+  emit('job.settled', NOW, unpack(event))
+  local now_ms = server_ms()
+  local due_ms = string.format('%.0f', now_ms + tonumber(retention_ms))
+  redis.call('PEXPIREAT', job_key(job.id), due_ms)
+  redis.call('ZADD', RETAINED, due_ms, to .. ' ' .. job.model .. ' ' .. job.id)
+  purge(string.format('%.0f', now_ms))
+end
+
+-- running -> queued. `mode`: 'attempt' keeps the attempt, 'loss' counts a loss in its place, 'neither' takes it back.
+-- The token stays, so that a second run of the same hand-back is known for what it is.
+local function requeue(job, mode, error_json, code)
+  move(job, 'queued')
+  if mode ~= 'attempt' then job.attempts = math.max(0, job.attempts - 1) end
+  if mode == 'loss' then job.losses = job.losses + 1 end
+  redis.call('HSET', job_key(job.id), 'attempts', job.attempts, 'losses', job.losses)
+  redis.call('HDEL', job_key(job.id), 'worker', 'epoch', 'started_at')
+  job.worker = ''
+  if error_json ~= '' then
+    redis.call('HSET', job_key(job.id), 'last_error', error_json)
+    job.last_error = error_json
+    emit('job.requeued', NOW, 'job', job.id, 'model', job.model, 'code', code)
+  else
+    emit('job.requeued', NOW, 'job', job.id, 'model', job.model)
+  end
+end

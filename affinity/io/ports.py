@@ -1,0 +1,277 @@
+"""What dispatcher and worker may ask of the outside world, as protocols.
+
+Every call may raise ``StoreUnavailable`` (stores, events) or ``BrokerUnavailable`` (broker). Instants are epoch
+seconds.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from affinity.fleet import Demand, FleetView, Measurement, WorkerReport
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> float:
+        """Epoch seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; only differences mean anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Answer to ``JobStore.create``: the job, and whether this call made it (``fresh``).
+
+    ``published`` is false where an earlier call with the same id crashed before its publish was confirmed: publish it.
+    """
+
+    job: Job
+    fresh: bool
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of jobs, newest first. ``cursor`` continues it; ``None`` at the end."""
+
+    jobs: tuple[Job, ...]
+    cursor: str | None
+
+
+class Verdict(StrEnum):
+    """May the holder of a delivery start its job?
+
+    ``started``: yes, under this attempt's token. ``finished``: the job is terminal already: ack the delivery, drop it.
+    ``held``: another attempt runs under a live lease: never ack; hand back or hold until that attempt is over.
+    ``expired``: its ``ttl_s`` was over, the job is now ``expired``: ack. ``exhausted``: it was lost too often
+    (``MAX_LOSSES``), the job is now ``failed``: dead-letter.
+    """
+
+    STARTED = "started"
+    FINISHED = "finished"
+    HELD = "held"
+    EXPIRED = "expired"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class StartAnswer:
+    """Verdict on one delivery, with the job as it stands after it."""
+
+    verdict: Verdict
+    job: Job
+
+
+class JobStore(Protocol):
+    """Job records, their indexes, the outbox and the demand. Terminal transitions happen once; the first one wins."""
+
+    async def create(self, spec: JobSpec, now: float) -> Created:
+        """Record a job as queued and unpublished. ``IdConflict`` if the id is taken by other content."""
+
+    async def published(self, job_id: str) -> None:
+        """The publish was confirmed: take the job out of the outbox and say ``job.accepted``."""
+
+    async def withdraw(self, job_id: str) -> bool:
+        """The publish was refused: forget the job, unless it has been published or started meanwhile (then false)."""
+
+    async def unpublished(self, before: float, limit: int) -> Sequence[Job]:
+        """Jobs created before that instant whose publish was never confirmed, oldest first."""
+
+    async def get(self, job_id: str) -> Job:
+        """One job; ``UnknownJob``."""
+
+    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
+        """Jobs newest first, filtered; ``InvalidInput`` for a cursor we never gave out."""
+
+    async def cancel(self, job_id: str, now: float) -> Job:
+        """Cancel a queued job. ``UnknownJob``; ``NotCancellable`` when it runs or has ended."""
+
+    async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
+        """A delivery of this job was seen: make its record if there is none (a job published without HTTP, or a
+        flushed store) and see that it is counted as demand while queued. An id with other content raises
+        ``IdConflict``."""
+
+    async def start(self, attempts: Sequence[tuple[Attempt, JobSpec, float]], now: float) -> Sequence[StartAnswer]:
+        """Compare-and-set to running, for several deliveries ``(attempt, spec, created_at)`` at once, in order.
+
+        Makes the record where there is none. An attempt whose worker's lease is gone (or whose epoch is over) counts
+        as lost and the job starts again.
+        """
+
+    async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        """Store the outcome and notify, if this attempt still owns the job; false (and nothing done) otherwise."""
+
+    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+        """Running -> queued, if this attempt still owns the job; false otherwise.
+
+        ``uses_attempt`` false takes the attempt back (a loss is counted instead when there is an ``error``; a plain
+        hand-back of a stopping worker, without one, counts as neither).
+        """
+
+    async def fail(self, job_id: str, error: JobError, now: float) -> bool:
+        """Queued -> failed: the job gives up before it starts. False if it is not queued (any more)."""
+
+    async def demand(self) -> Sequence[Demand]:
+        """Queued jobs per model, by model name; models without any are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The fleet as the store knows it: the live (lease held) as a view, and reports whose lease is gone."""
+
+    view: FleetView
+    lost: tuple[WorkerReport, ...]
+
+
+class FleetStore(Protocol):
+    """Reports, leases and claims. A lease not renewed in time is gone; an older epoch never overwrites a newer one."""
+
+    async def next_epoch(self) -> int:
+        """A number higher than every one given out before."""
+
+    async def lease_gpu(self, uuid: str, worker: str, lease_s: float) -> bool:
+        """Take or renew the lease on a GPU; false while another worker has it."""
+
+    async def report(self, report: WorkerReport) -> bool:
+        """Publish a report and renew the worker's lease and its GPU's; false if a newer epoch lives under this id."""
+
+    async def leave(self, report: WorkerReport) -> None:
+        """Remove report, lease, GPU lease and claims of this worker, if they are still this epoch's."""
+
+    async def sighting(self) -> Sighting:
+        """All workers and claims."""
+
+    async def claim(self, model: str, worker: str, lease_s: float) -> bool:
+        """Take or renew the right to load a model; false while another worker has it."""
+
+    async def release(self, model: str, worker: str) -> None:
+        """Give up a claim; another worker's is left alone."""
+
+    async def begin_reaping(self, worker: str, by: str, lease_s: float) -> bool:
+        """Take the right to tidy up after a lost worker; false while somebody else does."""
+
+    async def forget(self, report: WorkerReport) -> None:
+        """Remove a lost worker's report, unless it has come back (newer report, or a live lease)."""
+
+    async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
+        """Keep what was measured of a model on a type of GPU."""
+
+    async def learned(self) -> Mapping[tuple[str, str], Measurement]:
+        """All measurements by ``(model, gpu_name)``."""
+
+    async def wake(self) -> None:
+        """Hint to all workers that demand or residency changed."""
+
+    def wakes(self) -> AsyncIterator[None]:
+        """The hints, as they come. Ends never; survives a reconnect (with one hint, since some may be lost)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. ``kind`` as in ``job.settled``; ``id`` orders events and resumes a stream."""
+
+    kind: str
+    at: float
+    fields: Mapping[str, str]
+    id: str = ""
+
+
+class EventStream(Protocol):
+    """The one stream of events. Bounded: whoever is too far behind misses the oldest."""
+
+    async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
+        """Append an event."""
+
+    def read(self, after: str | None = None) -> AsyncIterator[Event]:
+        """Events after that id (``None``: from now on), for ever."""
+
+
+class Delivery(Protocol):
+    """One message in our hands. Ends in exactly one of ``ack`` and ``requeue``; a second call raises
+    ``InvariantBroken``. A lost channel makes either a no-op: the broker delivers again by itself."""
+
+    body: bytes
+    routing_key: str
+    message_id: str | None
+    parked: bool
+    """True if a worker put it into the model's queue from fallback; false if the broker routed it there."""
+    dead_reason: str | None
+    """Why the broker itself gave it up (``delivery_limit``, ``expired``), where it came by dead-lettering."""
+
+    async def ack(self) -> None:
+        """Settled: the broker may forget it."""
+
+    async def requeue(self) -> None:
+        """Not ours after all: deliver it again, to anybody."""
+
+
+Arrival = Callable[[Delivery], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """What goes into the dead-letter queue: the original body and why. ``body`` may be undecodable."""
+
+    body: bytes
+    message_id: str | None
+    code: str
+    reason: str
+    model: str
+    worker: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Publisher(Protocol):
+    """Confirmed publishing. Returning means the broker has the message on disk; ``BrokerUnavailable`` means it may
+    have it or not: ids are idempotent, so publish again."""
+
+    async def publish(self, spec: JobSpec, created_at: float) -> None:
+        """To the jobs exchange: to whoever holds the model, else to fallback."""
+
+    async def park(self, spec: JobSpec, created_at: float) -> None:
+        """Straight into the model's queue (declared if need be)."""
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Into the dead-letter queue."""
+
+    async def ping(self) -> None:
+        """Ask the broker something; raise if it does not answer."""
+
+    async def depth(self, queue: str) -> int | None:
+        """Ready messages in a queue (by its full name), as its leader knows them; ``None`` if there is none."""
+
+    async def unbind(self, model: str, worker: str) -> None:
+        """Remove one worker's binding of a model's queue (its own, or that of a worker that is lost)."""
+
+
+class Intake(Protocol):
+    """One worker's consuming side. State is *desired*: after a reconnect bindings and consumers are re-applied."""
+
+    async def bind(self, model: str) -> None:
+        """Declare the model's queue and bind it under this worker's own argument."""
+
+    async def unbind(self, model: str) -> None:
+        """Remove this worker's binding."""
+
+    async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
+        """Start a consumer on the model's queue."""
+
+    async def disarm(self, model: str) -> None:
+        """Stop it. A delivery that was on its way may still reach ``arrival`` shortly after."""
+
+    async def consume_fallback(self, prefetch: int, arrival: Arrival) -> None:
+        """Start the consumer on fallback."""
+
+    async def stop_fallback(self) -> None:
+        """Stop it."""
+
+    async def take(self, model: str, most: int) -> Sequence[Delivery]:
+        """Up to ``most`` waiting deliveries, at once, without a consumer."""
+
+    async def close(self) -> None:
+        """Close the channel; what was not settled goes back to its queue."""

@@ -1,0 +1,188 @@
+"""One connection to RabbitMQ, kept up, with the fixed part of the topology declared on it.
+
+aio-pika's robust objects restore what they once did, also what was undone since; so nothing here is robust. The state
+we want is ours to know: after each reconnect the topology is declared again and every intake applies its bindings and
+consumers again. Publishing, control and consuming have channels of their own, since an RPC holds its channel's lock.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from affinity.errors import BrokerUnavailable
+from affinity.io.rabbit_intake import RabbitIntake
+from affinity.io.rabbit_publisher import RabbitPublisher
+from affinity.topology import Topology
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+RPC_TIMEOUT_S = 10.0
+HEARTBEAT_S = 10
+"""A black-holed connection is noticed within two of these; the broker's default would take minutes."""
+
+RETRY_FIRST_S = 0.2
+RETRY_MOST_S = 5.0
+
+
+class Rabbit:
+    """The connection, its publisher and its intakes.
+
+    ``name`` is shown in the broker's list of connections. ``open`` returns at once; while the broker is away every
+    call raises ``BrokerUnavailable`` and a task goes on trying.
+    """
+
+    def __init__(self, url: str, topology: Topology, name: str) -> None:
+        self.topology = topology
+        self.publisher = RabbitPublisher(self)
+        self._url = url
+        self._name = name
+        self._connection: AbstractConnection | None = None
+        self._channels: dict[str, AbstractChannel] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._intakes: list[RabbitIntake] = []
+        self._task: asyncio.Task[None] | None = None
+        self._up = asyncio.Event()
+
+    async def open(self) -> None:
+        """Start to connect, and to reconnect for ever."""
+        self._task = asyncio.create_task(self._supervise(), name="rabbit")
+
+    async def close(self) -> None:
+        """Close the connection and stop reconnecting. What was not settled goes back to its queue."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._drop()
+
+    async def wait_up(self) -> None:
+        """Return once connected and declared."""
+        await self._up.wait()
+
+    def intake(self, worker: str) -> RabbitIntake:
+        """The consuming side of one worker."""
+        intake = RabbitIntake(self, worker)
+        self._intakes.append(intake)
+        return intake
+
+    def retire(self, intake: RabbitIntake) -> None:
+        """Forget an intake: nothing is applied for it after a reconnect."""
+        self._intakes.remove(intake)
+
+    async def channel(
+        self,
+        purpose: str,
+        prepare: Callable[[AbstractChannel], Awaitable[None]] | None = None,
+        on_return_raises: bool = False,
+    ) -> AbstractChannel:
+        """The channel kept for a purpose, opened anew where it was closed. A strong reference is kept here."""
+        async with self._opening.setdefault(purpose, asyncio.Lock()):
+            channel = self._channels.get(purpose)
+            if channel is None or channel.is_closed:
+                if self._connection is None or not self._up.is_set():
+                    raise BrokerUnavailable(f"RabbitMQ is not connected ({self.address}); trying again")
+                channel = await asyncio.wait_for(
+                    self._connection.channel(publisher_confirms=on_return_raises, on_return_raises=on_return_raises),
+                    RPC_TIMEOUT_S,
+                )
+                if prepare:
+                    await prepare(channel)
+                self._channels[purpose] = channel
+            return channel
+
+    async def drop_channel(self, purpose: str) -> None:
+        """Close a purpose's channel, if open."""
+        channel = self._channels.pop(purpose, None)
+        if channel is not None and not channel.is_closed:
+            with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
+                await channel.close()
+
+    @contextlib.asynccontextmanager
+    async def scratch(self) -> AsyncIterator[AbstractChannel]:
+        """A channel for one question whose answer may be an error that closes it."""
+        if self._connection is None or not self._up.is_set():
+            raise BrokerUnavailable(f"RabbitMQ is not connected ({self.address}); trying again")
+        channel = await asyncio.wait_for(self._connection.channel(publisher_confirms=False), RPC_TIMEOUT_S)
+        try:
+            yield channel
+        finally:
+            if not channel.is_closed:
+                await channel.close()
+
+    @contextlib.contextmanager
+    def translated(self, doing: str) -> Iterator[None]:
+        """The one place where the client's exceptions become ours."""
+        try:
+            yield
+        except (TimeoutError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS) as error:
+            raise BrokerUnavailable(
+                f"RabbitMQ ({self.address}) failed while {doing}: {error or type(error)}"
+            ) from error
+
+    @property
+    def address(self) -> str:
+        """Host and port, without the password."""
+        parts = aio_pika.connection.make_url(self._url)
+        return f"{parts.host}:{parts.port}"
+
+    async def _supervise(self) -> None:
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                closed = await self._connect()
+                delay_s = RETRY_FIRST_S
+                await closed
+                log.warning("broker.lost", address=self.address)
+            except (TimeoutError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS, BrokerUnavailable) as error:
+                log.warning("broker.unreachable", address=self.address, error=str(error), retry_s=delay_s)
+            await self._drop()
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_MOST_S)
+
+    async def _connect(self) -> asyncio.Future[None]:
+        url = aio_pika.connection.make_url(self._url)
+        connection = await aio_pika.connect(
+            url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_S),
+            timeout=CONNECT_TIMEOUT_S,
+            client_properties={"connection_name": self._name},
+        )
+        self._connection = connection
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_close(*_: object) -> None:
+            if not closed.done():
+                closed.set_result(None)
+
+        connection.close_callbacks.add(on_close)
+        await asyncio.wait_for(self._declare(connection), RPC_TIMEOUT_S)
+        self._up.set()
+        for intake in self._intakes:
+            await intake.apply()
+        log.info("broker.connected", address=self.address)
+        return closed
+
+    async def _declare(self, connection: AbstractConnection) -> None:
+        names = self.topology
+        async with connection.channel(publisher_confirms=False) as channel:
+            for name, arguments in ((names.dead, names.dead_arguments), (names.fallback, names.fallback_arguments)):
+                exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.FANOUT, durable=True)
+                queue = await channel.declare_queue(name, durable=True, arguments=dict(arguments))
+                await queue.bind(exchange)
+            await channel.declare_exchange(
+                names.jobs_exchange,
+                aio_pika.ExchangeType.TOPIC,
+                durable=True,
+                arguments=dict(names.jobs_exchange_arguments),
+            )
+
+    async def _drop(self) -> None:
+        self._up.clear()
+        self._channels.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
+                await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_S)

@@ -1,0 +1,172 @@
+"""One worker's consuming side: bindings and consumers as it wants them, applied again after every reconnect."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+
+from affinity.errors import BrokerUnavailable
+from affinity.io.ports import Arrival, Delivery
+from affinity.io.rabbit_delivery import RabbitDelivery
+
+if TYPE_CHECKING:
+    from affinity.io.rabbit import Rabbit
+
+log = structlog.get_logger(__name__)
+
+RPC_TIMEOUT_S = 10.0
+
+
+@dataclass(slots=True)
+class _Consumer:
+    """A consumer we want: what it feeds and, while it runs, its tag and the channel and queue it runs on."""
+
+    prefetch: int
+    arrival: Arrival
+    tag: str = ""
+    channel: AbstractChannel | None = None
+    queue: AbstractQueue | None = None
+
+
+class RabbitIntake:
+    """The ``Intake`` port. ``apply`` is for the connection's supervisor."""
+
+    def __init__(self, rabbit: "Rabbit", worker: str) -> None:
+        self._rabbit = rabbit
+        self._worker = worker
+        self._bound: set[str] = set()
+        self._consumers: dict[str, _Consumer] = {}
+        self._tags = itertools.count()
+        self._prefetch: tuple[AbstractChannel, int] | None = None
+        # One RPC at a time: arming, disarming and re-applying would otherwise interleave on the same queue.
+        self._lock = asyncio.Lock()
+
+    async def bind(self, model: str) -> None:
+        """Declare and bind. The wish is kept even if the broker is away: it is applied on reconnect."""
+        self._bound.add(model)
+        async with self._lock:
+            await self._bind(model)
+
+    async def unbind(self, model: str) -> None:
+        """Withdraw the wish and the binding."""
+        self._bound.discard(model)
+        async with self._lock:
+            await self._rabbit.publisher.unbind(model, self._worker)
+
+    async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
+        """Start a consumer on the model's queue."""
+        await self._start(self._rabbit.topology.model_queue(model), _Consumer(prefetch, arrival))
+
+    async def disarm(self, model: str) -> None:
+        """Stop the model's consumer."""
+        await self._stop(self._rabbit.topology.model_queue(model))
+
+    async def consume_fallback(self, prefetch: int, arrival: Arrival) -> None:
+        """Start the consumer on fallback."""
+        await self._start(self._rabbit.topology.fallback, _Consumer(prefetch, arrival))
+
+    async def stop_fallback(self) -> None:
+        """Stop it."""
+        await self._stop(self._rabbit.topology.fallback)
+
+    async def take(self, model: str, most: int) -> Sequence[Delivery]:
+        """Up to ``most`` waiting deliveries by ``basic.get``."""
+        taken: list[Delivery] = []
+        with self._rabbit.translated("taking deliveries"):
+            # A channel of its own: a queue that is gone closes it, and must not take the consumers along.
+            channel = await self._rabbit.channel(f"take {self._worker}")
+            queue = await channel.get_queue(self._rabbit.topology.model_queue(model), ensure=False)
+            while len(taken) < most:
+                message = await queue.get(fail=False, timeout=RPC_TIMEOUT_S)
+                if message is None:
+                    break
+                taken.append(RabbitDelivery(message))
+        return taken
+
+    async def close(self) -> None:
+        """Close the channel; the broker requeues what was not settled."""
+        self._consumers.clear()
+        self._bound.clear()
+        self._rabbit.retire(self)
+        await self._rabbit.drop_channel(f"take {self._worker}")
+        await self._rabbit.drop_channel(self._purpose)
+
+    async def apply(self) -> None:
+        """Make the broker's state the wanted one: every binding, then every consumer, on a new channel."""
+        async with self._lock:
+            with self._rabbit.translated("restoring a worker's consumers"):
+                for model in sorted(self._bound):
+                    await self._bind(model)
+                for name, consumer in list(self._consumers.items()):
+                    await self._consume(name, consumer)
+
+    @property
+    def _purpose(self) -> str:
+        return f"intake {self._worker}"
+
+    async def _channel(self) -> AbstractChannel:
+        return await self._rabbit.channel(self._purpose, self._watch)
+
+    async def _watch(self, channel: AbstractChannel) -> None:
+        """A channel closed by an error takes its consumers along: start them again on a new one."""
+        loop = asyncio.get_running_loop()
+
+        def on_close(*_: object) -> None:
+            if self._consumers:
+                loop.create_task(self._restore())
+
+        channel.close_callbacks.add(on_close)
+
+    async def _restore(self) -> None:
+        try:
+            await self.apply()
+        except BrokerUnavailable as error:
+            # The whole connection is gone: its supervisor applies everything once it is back.
+            log.info("intake.waits", worker=self._worker, error=error.message)
+
+    async def _bind(self, model: str) -> None:
+        names = self._rabbit.topology
+        await self._rabbit.publisher.declare_model_queue(model)
+        with self._rabbit.translated("binding a model's queue"):
+            channel = await self._rabbit.channel("control")
+            queue = await channel.get_queue(names.model_queue(model), ensure=False)
+            await queue.bind(
+                names.jobs_exchange,
+                model,
+                arguments=dict(names.binding_arguments(self._worker)),
+                timeout=RPC_TIMEOUT_S,
+            )
+
+    async def _start(self, name: str, consumer: _Consumer) -> None:
+        async with self._lock:
+            self._consumers[name] = consumer
+            with self._rabbit.translated("starting a consumer"):
+                await self._consume(name, consumer)
+
+    async def _consume(self, name: str, consumer: _Consumer) -> None:
+        async def on_message(message: AbstractIncomingMessage) -> None:
+            await consumer.arrival(RabbitDelivery(message))
+
+        channel = await self._channel()
+        if consumer.channel is channel:
+            return  # Both a closed channel and a new connection ask for it: a second consumer could never be stopped.
+        if self._prefetch != (channel, consumer.prefetch):
+            await channel.set_qos(prefetch_count=consumer.prefetch)
+            self._prefetch = (channel, consumer.prefetch)
+        queue = await channel.get_queue(name, ensure=False)
+        # A new tag every time: 3.10 can mix up a tag that is cancelled and used again.
+        tag = f"{self._worker}-{next(self._tags)}"
+        await queue.consume(on_message, consumer_tag=tag, timeout=RPC_TIMEOUT_S)
+        consumer.channel, consumer.queue, consumer.tag = channel, queue, tag
+
+    async def _stop(self, name: str) -> None:
+        async with self._lock:
+            consumer = self._consumers.pop(name, None)
+            if consumer is None or consumer.queue is None or consumer.channel is None or consumer.channel.is_closed:
+                return
+            with self._rabbit.translated("stopping a consumer"):
+                await consumer.queue.cancel(consumer.tag, timeout=RPC_TIMEOUT_S, nowait=False)

@@ -1,0 +1,119 @@
+"""Confirmed publishing to the jobs exchange, into model queues (parking) and to the dead letters."""
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, HeadersType
+
+from affinity.errors import BrokerUnavailable
+from affinity.io.ports import DeadLetter
+from affinity.job import JobSpec
+from affinity.topology import PERSISTENT
+from affinity.wire import encode_message
+
+if TYPE_CHECKING:
+    from affinity.io.rabbit import Rabbit
+
+PUBLISH_TIMEOUT_S = 10.0
+IN_FLIGHT = 256
+"""Unconfirmed publishes on the channel; more only makes confirms slower."""
+
+PARKED_HEADER = "affinity-parked"
+CODE_HEADER = "affinity-code"
+
+
+class RabbitPublisher:
+    """The ``Publisher`` port. A publish whose outcome is unknown (timeout, lost connection) raises."""
+
+    def __init__(self, rabbit: "Rabbit") -> None:
+        self._rabbit = rabbit
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._declared: set[str] = set()
+
+    async def publish(self, spec: JobSpec, created_at: float) -> None:
+        """To the jobs exchange, keyed by model; unbound models go to fallback by the alternate exchange."""
+        message = _message(encode_message(spec, created_at), spec.id, {})
+        await self._send(self._rabbit.topology.jobs_exchange, spec.model, message)
+
+    async def park(self, spec: JobSpec, created_at: float) -> None:
+        """Into the model's queue. Headers of earlier trips (``x-death`` ...) are not carried over."""
+        queue = self._rabbit.topology.model_queue(spec.model)
+        if queue not in self._declared:
+            await self.declare_model_queue(spec.model)
+        message = _message(encode_message(spec, created_at), spec.id, {PARKED_HEADER: 1})
+        try:
+            await self._send("", queue, message)
+        except BrokerUnavailable:
+            # The queue may have been deleted by an operator since we declared it: declare it again next time.
+            self._declared.discard(queue)
+            raise
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """Into the dead letters, with the reason in the headers."""
+        headers: HeadersType = {
+            **letter.headers,
+            CODE_HEADER: letter.code,
+            "affinity-reason": letter.reason[:2000],
+            "affinity-model": letter.model,
+            "affinity-worker": letter.worker,
+        }
+        await self._send(self._rabbit.topology.dead, letter.model, _message(letter.body, letter.message_id, headers))
+
+    async def ping(self) -> None:
+        """Ask the broker for the fallback queue; raises ``BrokerUnavailable``."""
+        if await self.depth(self._rabbit.topology.fallback) is None:
+            raise BrokerUnavailable("RabbitMQ answers, but the fallback queue is gone: restart the dispatcher")
+
+    async def depth(self, queue: str) -> int | None:
+        """Ready messages in a queue; ``None`` where there is none (a 404 closes the channel it was asked on)."""
+        with self._rabbit.translated("asking for a queue's depth"):
+            async with self._rabbit.scratch() as channel:
+                try:
+                    declared = await channel.declare_queue(queue, passive=True, timeout=PUBLISH_TIMEOUT_S)
+                except aio_pika.exceptions.ChannelNotFoundEntity:
+                    return None
+                return declared.declaration_result.message_count
+
+    async def unbind(self, model: str, worker: str) -> None:
+        """Remove a worker's binding of a model's queue; one that is not there is no error."""
+        names = self._rabbit.topology
+        with self._rabbit.translated("unbinding a queue"):
+            channel = await self._rabbit.channel("control")
+            queue = await channel.get_queue(names.model_queue(model), ensure=False)
+            await queue.unbind(
+                names.jobs_exchange, model, arguments=dict(names.binding_arguments(worker)), timeout=PUBLISH_TIMEOUT_S
+            )
+
+    async def declare_model_queue(self, model: str) -> None:
+        """Make sure the model's queue exists."""
+        queue = self._rabbit.topology.model_queue(model)
+        with self._rabbit.translated("declaring a model's queue"):
+            channel = await self._rabbit.channel("control")
+            arguments: dict[str, Any] = dict(self._rabbit.topology.model_queue_arguments)
+            await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=PUBLISH_TIMEOUT_S)
+        self._declared.add(queue)
+
+    async def _send(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
+        with self._rabbit.translated("publishing"):
+            async with self._slots:
+                channel = await self._rabbit.channel("publish", on_return_raises=True)
+                target = await _exchange(channel, exchange)
+                await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+
+
+async def _exchange(channel: AbstractChannel, name: str) -> aio_pika.abc.AbstractExchange:
+    return await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
+
+
+def _message(body: bytes, job_id: str | None, headers: HeadersType) -> aio_pika.Message:
+    return aio_pika.Message(
+        body,
+        headers=headers,
+        content_type="application/json",
+        delivery_mode=PERSISTENT,
+        correlation_id=job_id,
+        # A returned message is matched to its publish by message id, so that two publishes of one job need two.
+        message_id=uuid.uuid4().hex,
+    )

@@ -1,0 +1,145 @@
+"""One Redis server behind our limits: pool, timeouts, scripts, and the one place where its errors become ours.
+
+A single primary is expected. Sentinel works behind an address that follows the primary (a failover shows as
+``StoreUnavailable`` until it is over). Redis Cluster does not: scripts derive keys from stored fields.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from affinity.errors import AffinityError, InvariantBroken, StoreUnavailable
+
+Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
+"""A registered Lua script: ``await script(keys, args)``; replies are text, whole numbers and lists of them."""
+
+BUG = "INVARIANT"
+"""How a script of ours marks a reply that only a bug can cause."""
+
+TRANSLATED = (
+    exceptions.RedisError,
+    exceptions.RedisClusterException,
+    exceptions.ChildDeadlockedError,
+    exceptions.IncorrectPolicyType,
+    OSError,
+)
+"""Every root of what the client raises; ``OSError`` covers sockets and ``TimeoutError``."""
+
+_ADVICE: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.AuthenticationError, "check the user and password in REDIS_URL"),
+    (exceptions.NoPermissionError, "give the user of REDIS_URL all commands and the keys of this namespace"),
+    (exceptions.OutOfMemoryError, "raise its maxmemory (and keep maxmemory-policy at noeviction)"),
+    (exceptions.ReadOnlyError, "it is a replica: point REDIS_URL to the primary"),
+    (exceptions.BusyLoadingError, "it is still loading its data: wait"),
+    (exceptions.MaxConnectionsError, "raise its maxclients or run fewer processes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one call may take, in seconds. ``deadline_s`` bounds it whatever the retries add up to."""
+
+    connect_s: float
+    answer_s: float
+    deadline_s: float
+    retries: int
+
+
+REQUESTS = Patience(connect_s=1.0, answer_s=3.0, deadline_s=5.0, retries=2)
+"""For everything a caller waits for."""
+
+HEARTBEAT = Patience(connect_s=0.5, answer_s=1.0, deadline_s=2.0, retries=1)
+"""For the client that renews leases: a black-holed server must not hold a heartbeat past its lease."""
+
+
+class RedisLink:
+    """A pool of connections to one server. Makes none before its first call; close it at the end."""
+
+    def __init__(self, url: str, patience: Patience = REQUESTS, connections: int = 32) -> None:
+        """``url`` as ``redis://`` or ``rediss://``; ``ValueError`` where it is no such URL."""
+        self._url = url
+        self._patience = patience
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=connections,
+            timeout=patience.deadline_s,
+            socket_connect_timeout=patience.connect_s,
+            socket_timeout=patience.answer_s,
+            socket_keepalive=True,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), patience.retries),
+            # Without these a connection to a demoted primary would answer READONLY for ever.
+            retry_on_error=[exceptions.ReadOnlyError, exceptions.BusyLoadingError],
+            decode_responses=True,
+            # A lone surrogate in somebody's error message must not make its job impossible to store.
+            encoding_errors="replace",
+            protocol=2,
+        )
+        where = pool.connection_kwargs
+        self.address = str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+        self._client = Redis.from_pool(pool)
+
+    def alone(self) -> "RedisLink":
+        """A link of its own to the same server, with one connection: for calls that block."""
+        return RedisLink(self._url, self._patience, connections=1)
+
+    @asynccontextmanager
+    async def guard(self, deadline: bool = True) -> AsyncIterator[Redis]:
+        """The client: its calls end in time or raise ``StoreUnavailable``. ``deadline`` false for subscriptions."""
+        try:
+            async with asyncio.timeout(self._patience.deadline_s if deadline else None):
+                yield self._client
+        except TRANSLATED as error:
+            raise translate(error, self.address) from error
+
+    def script(self, *parts: str) -> Script:
+        """The Lua script made of these texts, in order."""
+        registered = self._client.register_script("\n".join(parts))
+
+        async def run(keys: Sequence[str], args: Sequence[str]) -> Any:
+            async with self.guard():
+                return await registered(keys=list(keys), args=list(args))
+
+        return run
+
+    async def close(self) -> None:
+        """Close all connections."""
+        async with self.guard():
+            await self._client.aclose()
+
+
+def lua(name: str) -> str:
+    """The text of one of our scripts."""
+    return resources.files("affinity.io").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def translate(error: Exception, address: str) -> AffinityError:
+    """What an error of the client means to us. The message names the server, never the password."""
+    if isinstance(error, exceptions.ResponseError) and BUG in str(error):
+        return InvariantBroken(f"Redis at {address} holds what it should not: {error}")
+    advice = next((text for kind, text in _ADVICE if isinstance(error, kind)), None)
+    advice = advice or "check that it runs and that REDIS_URL names it"
+    reason = str(error) or "no answer in time"
+    return StoreUnavailable(f"Redis at {address} failed: {type(error).__name__}: {reason}; {advice}")
+
+
+async def check_store(link: RedisLink) -> list[str]:
+    """Ask the server something; warnings about settings that lose jobs. ``StoreUnavailable`` if it does not answer."""
+    async with link.guard() as client:
+        await client.ping()
+        facts = {**await client.info("persistence"), **await client.info("memory")}
+    warnings = []
+    if not facts.get("aof_enabled"):
+        warnings.append(f"Redis at {link.address} has appendonly off: a crash loses job records; set appendonly yes")
+    if (policy := facts.get("maxmemory_policy")) != "noeviction":
+        warnings.append(
+            f"Redis at {link.address} has maxmemory-policy {policy}: it may evict job records; set noeviction"
+        )
+    return warnings

@@ -1,0 +1,174 @@
+"""Every exchange, queue, routing key, argument and Redis key, in one place.
+
+Two installations share a broker and a Redis by having different namespaces. The facts behind the arguments are in
+``docs/architecture.md``; here stands what follows from them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from affinity.errors import InvariantBroken
+from affinity.job import check_model_name
+
+Arguments = Mapping[str, str | int]
+
+PERSISTENT = 2
+"""AMQP delivery mode of every message we publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Names and arguments on the broker.
+
+    ``model_ttl_s`` is the safety net: a job nobody took from a model's queue for that long goes back to fallback,
+    where the next worker records its demand again.
+    """
+
+    namespace: str
+    model_ttl_s: float = 600.0
+    delivery_limit: int = 100
+
+    @property
+    def jobs_exchange(self) -> str:
+        """Topic exchange producers publish to, keyed by model."""
+        return f"{self.namespace}.jobs"
+
+    @property
+    def jobs_exchange_arguments(self) -> Arguments:
+        """What no queue is bound for goes to fallback."""
+        return {"alternate-exchange": self.fallback}
+
+    @property
+    def fallback(self) -> str:
+        """Fanout exchange, and the queue behind it, for jobs whose model nobody holds."""
+        return f"{self.namespace}.fallback"
+
+    @property
+    def fallback_arguments(self) -> Arguments:
+        """Bounded redeliveries, no time to live, no maximum length."""
+        return {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": self.delivery_limit,
+            "x-dead-letter-exchange": self.dead,
+        }
+
+    @property
+    def dead(self) -> str:
+        """Fanout exchange, and the queue behind it, for deliveries that gave up."""
+        return f"{self.namespace}.dead"
+
+    @property
+    def dead_arguments(self) -> Arguments:
+        """The end of the line: no dead-letter exchange."""
+        return {"x-queue-type": "quorum"}
+
+    def model_queue(self, model: str) -> str:
+        """Queue of one model. Declare it for catalogue names only: each becomes an atom in the broker."""
+        return f"{self.namespace}.model.{check_model_name(model)}"
+
+    @property
+    def model_queue_arguments(self) -> Arguments:
+        """At-least-once dead-lettering needs the strategy, ``reject-publish`` and the exchange together."""
+        return {
+            "x-queue-type": "quorum",
+            "x-dead-letter-exchange": self.fallback,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": self.delivery_limit,
+            "x-message-ttl": int(self.model_ttl_s * 1000),
+        }
+
+    def model_of(self, routing_key: str) -> str:
+        """The model a routing key stands for.
+
+        A parked job that went back to fallback carries its queue's name as routing key; all others the model's.
+        """
+        return routing_key.removeprefix(f"{self.namespace}.model.")
+
+    @staticmethod
+    def binding_arguments(worker: str) -> Arguments:
+        """A worker's own binding: another worker's unbind cannot remove it, and a queue still gets one copy."""
+        return {"worker": worker}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names in Redis. All begin with the namespace and a colon."""
+
+    namespace: str
+
+    def __post_init__(self) -> None:
+        if not self.namespace or ":" in self.namespace:
+            raise InvariantBroken(f"a namespace is not empty and has no colon: {self.namespace!r}")
+
+    @property
+    def prefix(self) -> str:
+        """Head of every key; scripts that derive keys from stored fields get it as an argument."""
+        return f"{self.namespace}:"
+
+    def job(self, job_id: str) -> str:
+        """Hash: one job's record."""
+        return f"{self.namespace}:job:{job_id}"
+
+    @property
+    def unpublished(self) -> str:
+        """Sorted set, the outbox: ids whose publish has not been confirmed, by creation in ms."""
+        return f"{self.namespace}:unpublished"
+
+    def index(self, state: str = "", model: str = "") -> str:
+        """Sorted set: ids by creation in ms, of one state and/or one model (empty: all)."""
+        return f"{self.namespace}:index:{state}:{model}"
+
+    def queued(self, model: str) -> str:
+        """Sorted set: ids of a model's queued jobs, by the instant they were queued, in ms."""
+        return f"{self.namespace}:queued:{model}"
+
+    @property
+    def demand(self) -> str:
+        """Hash model -> sum over its queued jobs of the instant queued, in ms (whole numbers, so it stays exact)."""
+        return f"{self.namespace}:demand"
+
+    def report(self, worker: str) -> str:
+        """String: a worker's last report. Outlives its lease, so that whoever notices can tidy up after it."""
+        return f"{self.namespace}:report:{worker}"
+
+    @property
+    def workers(self) -> str:
+        """Set: workers that have a report."""
+        return f"{self.namespace}:workers"
+
+    def lease(self, worker: str) -> str:
+        """String with a TTL: the epoch under which the worker lives."""
+        return f"{self.namespace}:lease:{worker}"
+
+    def gpu(self, uuid: str) -> str:
+        """String with a TTL: the worker that serves this GPU."""
+        return f"{self.namespace}:gpu:{uuid}"
+
+    def claim(self, model: str) -> str:
+        """String with a TTL: the worker that is loading the model."""
+        return f"{self.namespace}:claim:{model}"
+
+    def reaping(self, worker: str) -> str:
+        """String with a TTL: who tidies up after a lost worker."""
+        return f"{self.namespace}:reaping:{worker}"
+
+    @property
+    def epoch(self) -> str:
+        """Counter: the next epoch."""
+        return f"{self.namespace}:epoch"
+
+    @property
+    def measured(self) -> str:
+        """Hash ``model|gpu type`` -> learned footprint and times, as JSON."""
+        return f"{self.namespace}:measured"
+
+    @property
+    def wake(self) -> str:
+        """Pub/sub channel: a hint to workers that demand or residency changed."""
+        return f"{self.namespace}:wake"
+
+    @property
+    def events(self) -> str:
+        """Stream, capped: the one event stream."""
+        return f"{self.namespace}:events"

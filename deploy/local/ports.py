@@ -1,0 +1,62 @@
+"""Free TCP ports on 127.0.0.1, and waiting until somebody answers on one."""
+
+import socket
+import time
+from collections.abc import Callable
+
+from deploy.local.child import Child, StartFailed
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` different ports nobody listens on now. Another process may take one before we do: retry then."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def is_free(port: int) -> bool:
+    """Whether ``port`` could be listened on at 127.0.0.1 now."""
+    with socket.socket() as probe:
+        # Without it a port whose last connection closed a minute ago counts as taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def first_free_port(start: int, taken: frozenset[int] = frozenset()) -> int:
+    """The first free port at or above ``start`` that is not in ``taken``."""
+    port = start
+    while port in taken or not is_free(port):
+        port += 1
+    return port
+
+
+def answers(port: int, request: bytes, expected: bytes) -> bool:
+    """Whether the server on ``port`` answers ``request`` with something that begins with ``expected``."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=2.0) as connection:
+            connection.sendall(request)
+            return connection.recv(len(expected)) == expected
+    except OSError:
+        return False
+
+
+def wait_for(child: Child, ready: Callable[[], bool], timeout_s: float) -> None:
+    """Poll ``ready`` until it holds. Raises ``StartFailed`` when ``child`` ends or ``timeout_s`` seconds pass."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if not child.running:
+            raise StartFailed(f"{child.name} ended with code {child.returncode}; its log says:\n{child.last_lines()}")
+        if time.monotonic() > deadline:
+            raise StartFailed(f"{child.name} was not ready in {timeout_s:.0f} s; its log says:\n{child.last_lines()}")
+        time.sleep(0.05)

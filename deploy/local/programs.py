@@ -1,0 +1,59 @@
+"""Where RabbitMQ's, Erlang's and Redis' programs are on this machine.
+
+Debian's ``rabbitmq-server`` in PATH is a wrapper that switches to the user ``rabbitmq``, which a private node must not
+do; the program it wraps is in ``/usr/lib/rabbitmq/bin``. Elsewhere (Homebrew, Fedora, the generic Unix package) the
+one in PATH is the program itself.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+RABBITMQ_FOLDERS = (
+    Path("/usr/lib/rabbitmq/bin"),
+    Path("/opt/rabbitmq/sbin"),
+    Path("/opt/homebrew/opt/rabbitmq/sbin"),
+    Path("/usr/local/opt/rabbitmq/sbin"),
+)
+ERLANG_FOLDERS = (Path("/usr/lib/erlang/bin"), Path("/usr/local/lib/erlang/bin"), Path("/opt/homebrew/lib/erlang/bin"))
+SYSTEM_FOLDERS = (Path("/usr/sbin"), Path("/usr/local/sbin"), Path("/usr/local/bin"), Path("/opt/homebrew/bin"))
+
+
+class MissingPrograms(Exception):
+    """``missing`` names the programs that were not found: ``rabbitmq-server``, ``epmd``, ``redis-server``."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(f"not found on this machine: {', '.join(missing)}")
+        self.missing = tuple(missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Paths of the programs a private broker and store are made of."""
+
+    rabbitmq_server: Path
+    epmd: Path
+    redis_server: Path
+
+
+def find_programs(which: Callable[[str], str | None] = shutil.which) -> Programs:
+    """Look in the usual folders and in PATH. Raises ``MissingPrograms`` naming every one that is not there."""
+    found = {
+        "rabbitmq-server": _find("rabbitmq-server", RABBITMQ_FOLDERS, which, SYSTEM_FOLDERS),
+        "epmd": _find("epmd", ERLANG_FOLDERS, which, SYSTEM_FOLDERS),
+        "redis-server": _find("redis-server", (), which, SYSTEM_FOLDERS),
+    }
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise MissingPrograms(missing)
+    return Programs(*(path for path in found.values() if path is not None))
+
+
+def _find(name: str, before: Sequence[Path], which: Callable[[str], str | None], after: Sequence[Path]) -> Path | None:
+    in_path = which(name)
+    candidates = [folder / name for folder in before]
+    if in_path is not None:
+        candidates.append(Path(in_path))
+    candidates += [folder / name for folder in after]
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,103 @@
+"""A private Redis: append-only file, no eviction, 127.0.0.1 only; a restart keeps port and contents."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.local.child import Child, StartFailed
+from deploy.local.ports import LOOPBACK, answers, free_ports, wait_for
+from deploy.local.programs import Programs
+from deploy.local.warden import Warden
+
+START_TIMEOUT_S = 30.0
+START_ATTEMPTS = 3
+
+CONFIG = """\
+bind {host}
+port {port}
+dir "{directory}"
+daemonize no
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+loglevel notice
+"""
+
+
+class PrivateRedis:
+    """One store under ``directory``."""
+
+    def __init__(self, programs: Programs, directory: Path, warden: Warden, environ: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.port = 0
+        self._programs = programs
+        self._warden = warden
+        self._environ = environ
+        self._server: Child | None = None
+
+    @property
+    def url(self) -> str:
+        """``redis://`` address; valid after the first ``start`` and unchanged by ``restart``."""
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._server is not None and self._server.running
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, ``None`` when it is stopped."""
+        return self._server.pid if self._server is not None and self._server.running else None
+
+    @property
+    def log_path(self) -> Path:
+        """What the server wrote to its log."""
+        return self.directory / "redis.log"
+
+    def start(self) -> None:
+        """Start and wait until it answers PING. Raises ``StartFailed`` with its last log lines."""
+        if self.running:
+            return
+        if self.port:
+            self._start_once()
+            return
+        for attempt in range(1, START_ATTEMPTS + 1):
+            (self.port,) = free_ports(1)
+            try:
+                self._start_once()
+                return
+            except StartFailed as error:
+                self.stop()
+                # Between choosing a port and listening on it another process may have taken it.
+                if attempt == START_ATTEMPTS or "in use" not in str(error):
+                    raise
+
+    def stop(self) -> None:
+        """Stop cleanly and wait; the contents stay."""
+        if self._server is not None:
+            self._server.stop()
+
+    def kill(self) -> None:
+        """Kill it without warning; up to a second of writes may be lost, as ``appendfsync everysec`` says."""
+        if self._server is not None:
+            self._server.kill()
+
+    def restart(self) -> None:
+        """``stop`` and ``start`` on the same port with the same contents."""
+        self.stop()
+        self.start()
+
+    def _start_once(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "redis.conf"
+        config.write_text(CONFIG.format(host=LOOPBACK, port=self.port, directory=self.directory.resolve()))
+        self._server = Child(
+            "redis",
+            [str(self._programs.redis_server), str(config.resolve())],
+            env=self._environ,
+            log_path=self.log_path,
+            warden=self._warden,
+        )
+        # While it reads its append-only file it answers "-LOADING", which is not "+PONG" yet.
+        wait_for(self._server, lambda: answers(self.port, b"PING\r\n", b"+PONG"), START_TIMEOUT_S)

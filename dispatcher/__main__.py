@@ -1,0 +1,130 @@
+"""``python -m dispatcher``: the composition root. Builds the clients, serves until SIGTERM or SIGINT, closes them.
+
+Broker and store may come up after us: nothing here waits for them. Exit 0 after a signal, 1 after a bug, 2 for bad
+settings, a broken catalogue or a port that is taken.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import NoReturn
+
+import structlog
+import uvicorn
+import uvloop
+
+from affinity.errors import CatalogInvalid
+from affinity.io.clock import SystemClock
+from affinity.io.connection_settings import EXIT_BAD_SETTINGS, load_settings
+from affinity.io.events import RedisEventStream
+from affinity.io.fleet_store import RedisFleetStore
+from affinity.io.job_store import RedisJobStore
+from affinity.io.log import configure_logging
+from affinity.io.rabbit import Rabbit
+from affinity.io.redis_client import RedisLink, check_store
+from affinity.topology import Keys, Topology
+from dispatcher.app import create_app
+from dispatcher.services import Services
+from dispatcher.settings import DispatcherSettings
+from models.catalog import Catalog, default_catalog_path
+
+log = structlog.get_logger("dispatcher")
+
+BACKLOG = 2048
+EXIT_CRASHED = 1
+
+
+class Server(uvicorn.Server):
+    """Signals are ours: uvicorn would end the process by the signal once more, after a clean stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+def main() -> None:
+    """Run the dispatcher."""
+    settings = load_settings(DispatcherSettings)
+    configure_logging(settings.log_level, "dispatcher")
+    try:
+        catalog = Catalog.load(settings.models_catalog or default_catalog_path())
+    except CatalogInvalid as error:
+        _refuse_to_start(f"MODELS_CATALOG: {error.message}")
+    listener = _listen(settings.dispatcher_host, settings.dispatcher_port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(_serve(settings, catalog, listener)))
+
+
+async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socket.socket) -> int:
+    keys = Keys(settings.affinity_namespace)
+    link = RedisLink(settings.store_url)
+    rabbit = Rabbit(settings.broker_url, Topology(settings.affinity_namespace), "dispatcher")
+    services = Services(
+        store=RedisJobStore(link, keys, settings.affinity_retention_s, settings.affinity_max_result_bytes),
+        fleet=RedisFleetStore(link, keys),
+        events=RedisEventStream(link, keys),
+        publisher=rabbit.publisher,
+        check_store=partial(check_store, link),
+        clock=SystemClock(),
+        catalog=catalog,
+        settings=settings,
+    )
+    await rabbit.open()
+    try:
+        return await _listen_and_serve(services, listener)
+    finally:
+        await rabbit.close()
+        await link.close()
+
+
+async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
+    code = 0
+
+    def stop(exit_code: int) -> None:
+        nonlocal code
+        code = max(code, exit_code)
+        # First those who wait for jobs, or the server would wait for them.
+        app.state.dispatcher.settlements.close()
+        server.should_exit = True
+
+    app = create_app(services, on_crash=partial(stop, EXIT_CRASHED))
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            http="httptools",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(services.settings.dispatcher_grace_s)),
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, 0)
+    host, port = listener.getsockname()[:2]
+    log.info("dispatcher.listening", host=host, port=port, models=len(services.catalog))
+    await server.serve(sockets=[listener])
+    log.info("dispatcher.stopped")
+    return code
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        _refuse_to_start(f"DISPATCHER_HOST, DISPATCHER_PORT: cannot listen on {host} port {port}: {error.strerror}")
+
+
+def _refuse_to_start(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr)
+    sys.exit(EXIT_BAD_SETTINGS)
+
+
+if __name__ == "__main__":
+    main()

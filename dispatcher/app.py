@@ -1,0 +1,99 @@
+"""The application: routes, errors, limits and what goes on in the background. It builds no clients and reads no
+environment; ``__main__`` does.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from importlib import metadata
+
+import structlog
+from fastapi import FastAPI
+
+from dispatcher import openapi, problems
+from dispatcher.auth import KeyGate
+from dispatcher.background import Background
+from dispatcher.fleet_glance import FleetGlance
+from dispatcher.limits import BodyLimit
+from dispatcher.metrics import DispatcherMetrics, RequestTimer
+from dispatcher.readiness import Watch
+from dispatcher.routes import fleet, health, jobs, metrics, produce
+from dispatcher.services import Dispatcher, Services
+from dispatcher.submit import Submitter
+from dispatcher.waiting import Settlements
+
+log = structlog.get_logger(__name__)
+
+SWEEP_EVERY_S = 5.0
+WATCH_EVERY_S = 5.0
+
+_DESCRIPTION = """Jobs for a GPU fleet that serves many models: each goes to a worker that has its model in VRAM.
+
+Every error is `application/problem+json` with a stable `code`. `docs/http.md` has examples."""
+
+
+def _nothing() -> None:
+    """The default of ``on_crash``."""
+
+
+def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> FastAPI:
+    """The application over these services.
+
+    ``on_crash`` is called when a background task ends by a bug: the process should stop then. While the application
+    runs, ``app.state.dispatcher`` is its ``Dispatcher``.
+    """
+    dispatcher = _assemble(services)
+    app = FastAPI(
+        title="Affinity",
+        version=_version(),
+        summary="GPU-aware model-affinity job dispatcher",
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        lifespan=lambda _: _running(dispatcher, on_crash),
+    )
+    app.state.dispatcher = dispatcher
+    for routes in (jobs, fleet, health, metrics, produce):
+        app.include_router(routes.router)
+    problems.install(app)
+    hashes = services.settings.api_key_hashes
+    openapi.install(app, with_keys=bool(hashes))
+    # Added last is outermost: time everything, ask for the key before reading, bound what is read.
+    app.add_middleware(BodyLimit, most_bytes=services.settings.dispatcher_max_body_bytes)
+    if hashes:
+        app.add_middleware(KeyGate, hashes=hashes)
+    app.add_middleware(RequestTimer, metrics=dispatcher.metrics, clock=services.clock)
+    return app
+
+
+def _assemble(services: Services) -> Dispatcher:
+    counted = DispatcherMetrics(entry.name for entry in services.catalog)
+    glance = FleetGlance(services.fleet, services.catalog, services.clock)
+    return Dispatcher(
+        services=services,
+        submitter=Submitter(
+            services.store, services.publisher, glance, services.catalog, services.clock, counted.produced
+        ),
+        settlements=Settlements(services.events, services.store),
+        metrics=counted,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _running(dispatcher: Dispatcher, on_crash: Callable[[], None]) -> AsyncIterator[None]:
+    if not dispatcher.services.settings.api_key_hashes:
+        log.warning("keys.unset", advice="AFFINITY_API_KEYS is not set: whoever reaches this port may use it")
+    background = Background(on_crash)
+    background.start(dispatcher.settlements.follow(), "settlements")
+    background.every(SWEEP_EVERY_S, dispatcher.submitter.sweep, "sweep")
+    background.every(WATCH_EVERY_S, Watch(dispatcher.services).look, "watch")
+    try:
+        yield
+    finally:
+        await background.stop()
+        await dispatcher.submitter.close()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("affinity-dispatcher")
+    except metadata.PackageNotFoundError:
+        return "0"  # run from a checkout that was never installed

@@ -1,0 +1,128 @@
+"""What the command line prints: tables for people, JSON for programs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+GIB = 1024**3
+
+Json = dict[str, Any]
+
+STATE_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+}
+
+
+def print_json(out: Console, value: object) -> None:
+    """Indented JSON, unadorned: it can be piped."""
+    out.file.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_job(out: Console, job: Json) -> None:
+    """One job: a row for each thing known of it, then its result."""
+    table = Table.grid(padding=(0, 2))
+    for name in ("id", "model"):
+        table.add_row(name, Text(str(job[name])))
+    table.add_row("state", _state(job))
+    for name in ("worker", "start"):
+        if job[name] is not None:
+            table.add_row(name, Text(str(job[name])))
+    for name in ("wait_s", "load_s", "exec_s"):
+        if job[name] is not None:
+            table.add_row(name.removesuffix("_s"), seconds(job[name]))
+    if job["error"]:
+        table.add_row("error", Text(f"{job['error']['code']}: {job['error']['message']}"))
+    out.print(table)
+    if job["state"] == "succeeded":
+        out.print_json(json.dumps(job["result"]))
+
+
+def print_jobs(out: Console, jobs: Sequence[Json], cursor: str | None) -> None:
+    """A page of jobs."""
+    rows = (
+        (
+            j["created_at"][:19],
+            j["id"],
+            j["model"],
+            _state(j),
+            j["start"] or "",
+            j["worker"] or "",
+            seconds(j["wait_s"]),
+            seconds(j["exec_s"]),
+        )
+        for j in jobs
+    )
+    _table(out, ("created (UTC)", "id", "model", "state", "start", "worker", "wait", "exec"), rows)
+    if cursor:
+        out.print(Text(f"more: --cursor {cursor}"))
+
+
+def print_workers(out: Console, workers: Sequence[Json]) -> None:
+    """The workers and what is in their VRAM."""
+    rows = (
+        (
+            w["id"],
+            w["gpu"]["name"],
+            f"{gib(w['gpu']['used_bytes'])} of {gib(w['gpu']['total_bytes'])}",
+            gib(w["gpu"]["foreign_bytes"]),
+            "\n".join(f"{r['model']} {gib(r['bytes'])} {r['state']}" for r in w["residents"]),
+            "draining" if w["draining"] else "busy" if w["busy"] else "idle",
+            seconds(w["lease_age_s"]),
+        )
+        for w in workers
+    )
+    _table(out, ("worker", "GPU", "VRAM used", "foreign", "residents", "doing", "seen"), rows)
+
+
+def print_models(out: Console, models: Sequence[Json]) -> None:
+    """The catalogue."""
+    rows = (
+        (
+            m["name"],
+            m["runtime"],
+            _size(m),
+            ", ".join(m["holders"]),
+            str(m["queued"]),
+            "" if m["depth"] is None else str(m["depth"]),
+            seconds(m["oldest_wait_s"]),
+        )
+        for m in models
+    )
+    _table(out, ("model", "runtime", "size", "held by", "queued", "depth", "oldest wait"), rows)
+
+
+def gib(size_bytes: int) -> str:
+    """Bytes for people."""
+    return f"{size_bytes / GIB:.2f} GiB"
+
+
+def seconds(value_s: float | None) -> str:
+    """A duration for people; nothing for an unknown one."""
+    return "" if value_s is None else f"{value_s:.3f} s" if value_s < 10 else f"{value_s:.0f} s"
+
+
+def _size(model: Json) -> str:
+    if model["measured"]:
+        return gib(max(m["footprint_bytes"] for m in model["measured"]))
+    return "" if model["declared_bytes"] is None else f"{gib(model['declared_bytes'])} (declared)"
+
+
+def _state(job: Json) -> Text:
+    return Text(job["state"], STATE_STYLES.get(job["state"], ""))
+
+
+def _table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    table = Table(*titles)
+    for row in rows:
+        # Names come from other people: as Text, what looks like markup in them is only shown.
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    out.print(table)

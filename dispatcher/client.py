@@ -1,0 +1,97 @@
+"""A client of the HTTP interface: what the command line stands on, usable from programs too."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import quote
+
+import httpx
+
+TIMEOUT_S = 10.0
+MAX_WAIT_S = 60
+
+Json = dict[str, Any]
+
+
+class Refused(Exception):
+    """The dispatcher answered with a problem. ``code`` is its stable code, ``status`` the HTTP status."""
+
+    def __init__(self, problem: Mapping[str, Any], status: int) -> None:
+        super().__init__(str(problem.get("detail", "no detail")))
+        self.problem = dict(problem)
+        self.code = str(problem.get("code", f"http_{status}"))
+        self.status = status
+
+
+class Unreachable(Exception):
+    """Nobody answered at that address, or not as a dispatcher does."""
+
+
+class Client:
+    """Synchronous; close it, or use it as a context manager. Methods raise ``Refused`` and ``Unreachable``.
+
+    ``transport`` stands in for the network in tests.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url = url
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, transport=transport)
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"{url!r} is no address: {error}") from error
+
+    def submit(self, job: Mapping[str, Any], wait_s: int = 0) -> Json:
+        """Submit a job; with ``wait_s`` (60 at most), the job as it stands when it is over or the time is."""
+        return self._ask("POST", "/jobs", json=dict(job), wait_s=wait_s)
+
+    def get(self, job_id: str, wait_s: int = 0) -> Json:
+        """One job."""
+        return self._ask("GET", f"/jobs/{_quoted(job_id)}", wait_s=wait_s)
+
+    def cancel(self, job_id: str) -> Json:
+        """Cancel a job; the job."""
+        return self._ask("DELETE", f"/jobs/{_quoted(job_id)}")
+
+    def jobs(self, state: str | None, model: str | None, limit: int, cursor: str | None) -> Json:
+        """A page ``{jobs, cursor}``, newest first."""
+        asked = {"state": state, "model": model, "limit": limit, "cursor": cursor}
+        return self._ask("GET", "/jobs", params={name: value for name, value in asked.items() if value is not None})
+
+    def workers(self) -> list[Json]:
+        """The live workers."""
+        return cast(list[Json], self._ask("GET", "/workers")["workers"])
+
+    def models(self) -> list[Json]:
+        """The catalogue."""
+        return cast(list[Json], self._ask("GET", "/models")["models"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, method: str, path: str, wait_s: int = 0, **more: Any) -> Json:
+        headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        try:
+            response = self._http.request(method, path, headers=headers, timeout=TIMEOUT_S + wait_s, **more)
+            answer = response.json()
+        except httpx.HTTPError as error:
+            raise Unreachable(f"no dispatcher answers at {self._url}: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise Unreachable(f"what answers at {self._url} is no dispatcher: it does not speak JSON") from error
+        if not isinstance(answer, dict) or response.is_error:
+            raise Refused(answer if isinstance(answer, dict) else {}, response.status_code)
+        return answer
+
+
+def _quoted(job_id: str) -> str:
+    """An id from a person as one segment of a path: a slash in it must not become another route."""
+    return quote(job_id, safe="")

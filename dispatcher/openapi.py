@@ -1,0 +1,81 @@
+"""The OpenAPI document: the request bodies and the problems that routes declare here instead of by parameters."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from dispatcher import schemas
+from dispatcher.problems import MEDIA_TYPE
+
+REF = "#/components/schemas/{model}"
+
+_BY_HAND: tuple[type[BaseModel], ...] = (
+    schemas.JobRequest,
+    schemas.BatchRequest,
+    schemas.ProduceRequest,
+    schemas.BatchProduceRequest,
+    schemas.ProblemView,
+)
+
+_STATUSES = {
+    400: "The body is not JSON (`malformed_json`)",
+    401: "No known key (`unauthorized`)",
+    404: "There is no such model or job (`unknown_model`, `unknown_job`)",
+    409: "The id is taken by other content (`id_conflict`), or the job cannot be cancelled (`not_cancellable`)",
+    413: "Body or batch over its limit (`payload_too_large`)",
+    415: "The body is not said to be JSON (`unsupported_media_type`)",
+    422: "A field is wrong (`invalid_input`), or no GPU is large enough (`never_fits`)",
+    429: "A queue is full (`overloaded`); `Retry-After` says when to come back",
+    503: "Broker or store are away (`broker_unavailable`, `store_unavailable`); `Retry-After` says when to come back",
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int) -> Responses:
+    """The problem answers of a route, for its ``responses``."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model=schemas.ProblemView.__name__)}}}
+    return {status: {"description": _STATUSES[status], "content": content} for status in statuses}
+
+
+def body(model: type[BaseModel]) -> dict[str, Any]:
+    """The request body of a route, for its ``openapi_extra``."""
+    content = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def headers(**described: str) -> dict[str, Any]:
+    """Request headers that a route reads itself, for its ``openapi_extra``. Underscores become dashes."""
+    return {
+        "parameters": [
+            {"name": name.replace("_", "-"), "in": "header", "description": text, "schema": {"type": "string"}}
+            for name, text in described.items()
+        ]
+    }
+
+
+def install(app: FastAPI, with_keys: bool) -> None:
+    """Give ``app`` its document. ``with_keys``: it asks for a key, which /docs can then be told."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, with_keys)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # the way FastAPI's own documentation gives
+
+
+def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
+    made: dict[str, Any] = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, description=app.description, routes=app.routes
+    )
+    _, written = models_json_schema([(model, "validation") for model in _BY_HAND], ref_template=REF)
+    components = made.setdefault("components", {})
+    components["schemas"] = {**written["$defs"], **components.get("schemas", {})}
+    if with_keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"key": []}]
+    return made

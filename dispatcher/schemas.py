@@ -1,0 +1,226 @@
+"""The shapes of requests and answers, for OpenAPI. Routes check and write JSON by hand (``bodies``, ``affinity.wire``),
+since that is several times faster; tests keep these models in step with what they do.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from affinity.job import DEFAULT_MAX_ATTEMPTS, JobState, StartKind
+from affinity.wire import MAX_ATTEMPTS, MAX_SECONDS
+
+EXAMPLE_INPUT: JsonDict = {"texts": ["A man is eating food."]}
+_ID_PATTERN = r"^[A-Za-z0-9._:\-]{1,128}$"
+
+Instant = Annotated[str, Field(description="RFC 3339, UTC.", examples=["2026-01-31T12:00:00.000000Z"])]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
+
+
+class JobRequest(BaseModel):
+    """A job to run."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "minilm-l6-v2", "input": EXAMPLE_INPUT}]}
+    )
+
+    model: str = Field(description="Name in the catalogue; `GET /models` lists them.", examples=["minilm-l6-v2"])
+    input: Any = Field(description="What the model takes; see docs/http.md.")
+    id: str | None = Field(None, pattern=_ID_PATTERN, description="Idempotency key. Left out: a new one is made.")
+    ttl_s: Seconds | None = Field(None, description="Give up if the job has not started after this long.")
+    timeout_s: Seconds | None = Field(None, description="Longest run of one attempt. Left out: the model's own.")
+    max_attempts: int = Field(
+        DEFAULT_MAX_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts before it fails for good."
+    )
+    metadata: dict[str, Any] = Field({}, description="Yours; returned with the job, never looked at.")
+
+
+class JobErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(examples=["job_timeout"])
+    message: str
+
+
+class JobView(BaseModel):
+    """A job as it stands."""
+
+    id: str
+    model: str
+    state: JobState
+    created_at: Instant
+    started_at: Instant | None
+    finished_at: Instant | None
+    attempts: int
+    worker: str | None = Field(description="The worker that ran it last.")
+    start: StartKind | None = Field(description="warm: the model was in VRAM. cold: it had to be loaded.")
+    wait_s: float | None = Field(description="From acceptance to the start.")
+    load_s: float | None = Field(description="Part of the wait that was the load of its model.")
+    exec_s: float | None = Field(description="Time on the GPU.")
+    result: Any = Field(description="What the model returned, once succeeded.")
+    error: JobErrorView | None
+    metadata: dict[str, Any]
+
+
+class Fault(BaseModel):
+    """One field at fault."""
+
+    field: str = Field(examples=["input.texts"])
+    message: str
+
+
+class ProblemView(BaseModel):
+    """RFC 9457 problem details. `code` is stable: programs look at it, people read `detail`."""
+
+    type: str = Field(examples=["urn:affinity:error:unknown_model"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["unknown_model"])
+    errors: list[Fault] | None = Field(None, description="The fields at fault, where there are any.")
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first."""
+
+    jobs: list[JobView]
+    cursor: str | None = Field(description="Give it back for the next page; null at the end.")
+
+
+class BatchRequest(BaseModel):
+    """Jobs to run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: list[JobRequest]
+
+
+class BatchAnswer(BaseModel):
+    """What became of each job, in order."""
+
+    accepted: int
+    refused: int
+    jobs: list[JobView | ProblemView]
+
+
+class GpuView(BaseModel):
+    """A GPU and what its memory holds. `foreign_bytes`: used by other programs."""
+
+    uuid: str
+    index: int
+    name: str
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+    foreign_bytes: int
+    utilization: float | None = Field(description="0 to 1; null where the driver cannot say.")
+
+
+class ResidentView(BaseModel):
+    """A model in VRAM."""
+
+    model: str
+    bytes: int
+    state: Literal["loading", "ready", "draining"]
+    running: int = Field(description="Jobs that run on it now.")
+    loaded_at: Instant
+    last_used_at: Instant
+
+
+class WorkerView(BaseModel):
+    """A worker: one GPU and its loop."""
+
+    id: str
+    node: str
+    lease_age_s: float = Field(description="Since its last report.")
+    as_of: Instant
+    draining: bool
+    busy: bool
+    gpu: GpuView
+    residents: list[ResidentView]
+    metrics_url: str
+
+
+class Workers(BaseModel):
+    """The live workers, by id."""
+
+    workers: list[WorkerView]
+
+
+class MeasuredView(BaseModel):
+    """What was learned of a model on one type of GPU."""
+
+    gpu: str
+    footprint_bytes: int
+    load_s: float
+    exec_s: float
+
+
+class ModelView(BaseModel):
+    """A model of the catalogue and its demand."""
+
+    name: str
+    runtime: str
+    max_batch: int
+    timeout_s: float
+    pinned: bool
+    declared_bytes: int | None
+    holders: list[str] = Field(description="Workers on which it is resident or loading.")
+    queued: int = Field(description="Accepted jobs that have not started.")
+    depth: int | None = Field(description="Messages in its queue on the broker; null where there is none to ask.")
+    oldest_wait_s: float | None
+    measured: list[MeasuredView]
+
+
+class Models(BaseModel):
+    """The catalogue, by name."""
+
+    models: list[ModelView]
+
+
+class Health(BaseModel):
+    """The process serves."""
+
+    status: Literal["healthy"]
+    timestamp: Instant
+
+
+class Ready(BaseModel):
+    """Broker and store answered."""
+
+    status: Literal["ready"]
+    broker: Literal["ok"]
+    store: Literal["ok"]
+    warnings: list[str] = Field(description="What works, and may lose jobs one day.")
+
+
+class ProduceRequest(BaseModel):
+    """A message of the older producer."""
+
+    id: str | int | float | None = None
+    payload: Any
+    processing_time: float | None = Field(None, ge=0, description="Seconds the echo model pretends to work.")
+    model: str = "echo"
+
+
+class ProduceAnswer(BaseModel):
+    """As the older producer answered."""
+
+    status: Literal["success"]
+    message_id: str
+    timestamp: Instant
+
+
+class BatchProduceRequest(BaseModel):
+    """Messages of the older producer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: list[ProduceRequest]
+
+
+class BatchProduceAnswer(BaseModel):
+    """As the older producer answered."""
+
+    status: Literal["success"]
+    messages_produced: int

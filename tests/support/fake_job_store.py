@@ -1,0 +1,253 @@
+"""``JobStore`` in memory, part of ``fake_stores``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from affinity.errors import IdConflict, NotCancellable, UnknownJob
+from affinity.fleet import Demand
+from affinity.io import job_record as record
+from affinity.io.job_store import EXHAUSTED, LOST
+from affinity.io.ports import Created, Page, StartAnswer, Verdict
+from affinity.job import MAX_LOSSES, Attempt, Job, JobError, JobSpec, JobState, Outcome, check_transition
+from affinity.wire import dumps, loads, spec_to_json
+from tests.support.fake_world import FakeWorld
+
+
+@dataclass(slots=True)
+class _Record:
+    job: Job
+    token: str = ""
+    epoch: int = 0
+    last_code: str = ""
+    gone_at: float = float("inf")
+
+
+class FakeJobStore:
+    """See ``ports.JobStore``. Every change of state goes through the transition table."""
+
+    def __init__(self, world: FakeWorld, retention_s: float, max_result_bytes: int) -> None:
+        self._world = world
+        self._retention_s = retention_s
+        self._max_result_bytes = max_result_bytes
+        self._records: dict[str, _Record] = {}
+        self._outbox: set[str] = set()
+
+    async def create(self, spec: JobSpec, now: float) -> Created:
+        found = self._find(spec.id)
+        if found is not None:
+            _check_content(found, spec)
+            return Created(found.job, fresh=False, published=spec.id not in self._outbox)
+        self._outbox.add(spec.id)
+        return Created(self._make(spec, now).job, fresh=True, published=False)
+
+    async def published(self, job_id: str) -> None:
+        if (found := self._find(job_id)) is not None:
+            self._accept(found, self._world.clock.now())
+
+    async def withdraw(self, job_id: str) -> bool:
+        if self._find(job_id) is None:
+            return True
+        if job_id not in self._outbox:
+            return False
+        self._outbox.discard(job_id)
+        del self._records[job_id]
+        return True
+
+    async def unpublished(self, before: float, limit: int) -> Sequence[Job]:
+        self._world.reach()
+        jobs = [self._records[job_id].job for job_id in self._outbox]
+        early = [job for job in jobs if _place(job)[0] < record.millis(before)]
+        return sorted(early, key=_place)[:limit]
+
+    async def get(self, job_id: str) -> Job:
+        if (found := self._find(job_id)) is None:
+            raise UnknownJob(f"there is no job {job_id}")
+        return found.job
+
+    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
+        record.check_limit(limit)
+        place = None if cursor is None else record.decode_cursor(cursor)
+        chosen = sorted((job for job in self._all() if _matches(job, state, model)), key=_place, reverse=True)
+        if place is not None:
+            chosen = [job for job in chosen if _place(job) < (int(place[0]), place[1])]
+        jobs = tuple(chosen[:limit])
+        return Page(jobs, record.encode_cursor(jobs[-1]) if len(chosen) > limit else None)
+
+    async def cancel(self, job_id: str, now: float) -> Job:
+        if (found := self._find(job_id)) is None:
+            raise UnknownJob(f"there is no job {job_id}")
+        if found.job.state is not JobState.QUEUED:
+            raise NotCancellable(f"job {job_id} is {found.job.state}")
+        self._settle(found, JobState.CANCELLED, now)
+        return found.job
+
+    async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
+        found = self._find(spec.id)
+        if found is None:
+            return self._make_accepted(spec, created_at, now).job
+        _check_content(found, spec)
+        self._accept(found, now)
+        return found.job
+
+    async def start(self, attempts: Sequence[tuple[Attempt, JobSpec, float]], now: float) -> Sequence[StartAnswer]:
+        self._world.reach()
+        answers = []
+        for attempt, spec, created_at in attempts:
+            found = self._find(spec.id) or self._make_accepted(spec, created_at, now)
+            self._accept(found, now)
+            verdict = self._start(found, attempt, now)
+            answers.append(StartAnswer(verdict, found.job))
+        return answers
+
+    async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        found = self._find(attempt.job_id)
+        if found is None or found.token != attempt.token:
+            return False
+        if found.job.state is not JobState.RUNNING:
+            return found.job.state in (JobState.SUCCEEDED, JobState.FAILED)
+        outcome, text = record.encode_outcome(outcome, self._max_result_bytes)
+        found.job = replace(
+            found.job,
+            start=outcome.start,
+            load_s=outcome.load_s,
+            exec_s=outcome.exec_s,
+            result=loads(text) if text else None,
+        )
+        self._settle(found, outcome.state, now, outcome.error)
+        return True
+
+    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+        found = self._find(attempt.job_id)
+        if found is None or found.token != attempt.token:
+            return False
+        if found.job.state is JobState.RUNNING:
+            self._requeue(found, error, uses_attempt, now)
+        return found.job.state is JobState.QUEUED
+
+    async def fail(self, job_id: str, error: JobError, now: float) -> bool:
+        found = self._find(job_id)
+        if found is None or found.job.state is not JobState.QUEUED:
+            return False
+        self._settle(found, JobState.FAILED, now, error)
+        return True
+
+    async def demand(self) -> Sequence[Demand]:
+        queued: dict[str, list[int]] = {}
+        for job in self._all():
+            if job.state is JobState.QUEUED:
+                queued.setdefault(job.spec.model, []).append(_place(job)[0])
+        return [Demand(model, len(at), min(at) / 1000, sum(at) / 1000) for model, at in sorted(queued.items())]
+
+    def _find(self, job_id: str) -> _Record | None:
+        self._world.reach()
+        found = self._records.get(job_id)
+        if found is not None and found.gone_at <= self._world.clock.now():
+            del self._records[job_id]
+            return None
+        return found
+
+    def _all(self) -> list[Job]:
+        self._world.reach()
+        return [found.job for job_id in list(self._records) if (found := self._find(job_id)) is not None]
+
+    def _make(self, spec: JobSpec, created_at: float) -> _Record:
+        stored = JobSpec(**cast(dict[str, Any], loads(dumps(spec_to_json(spec)))))
+        made = self._records[spec.id] = _Record(Job(stored, JobState.QUEUED, created_at))
+        return made
+
+    def _make_accepted(self, spec: JobSpec, created_at: float, now: float) -> _Record:
+        self._outbox.add(spec.id)
+        made = self._make(spec, record.sighted(created_at, now))
+        self._accept(made, now)
+        return made
+
+    def _accept(self, found: _Record, at: float) -> None:
+        if found.job.id in self._outbox:
+            self._outbox.discard(found.job.id)
+            self._say("job.accepted", at, found.job)
+
+    def _start(self, found: _Record, attempt: Attempt, now: float) -> Verdict:
+        job = found.job
+        if job.state is JobState.RUNNING:
+            if found.token == attempt.token:
+                return Verdict.STARTED
+            if self._world.holder("lease", job.worker or "") == str(found.epoch):
+                return Verdict.HELD
+            self._requeue(found, LOST, uses_attempt=False, now=now)
+        if found.job.state is not JobState.QUEUED:
+            return _verdict_on_ended(found, attempt.token)
+        return self._begin(found, attempt, now)
+
+    def _begin(self, found: _Record, attempt: Attempt, now: float) -> Verdict:
+        job, found.token = found.job, attempt.token
+        first = job.attempts == 0 and job.losses == 0
+        if job.spec.ttl_s is not None and first and now > job.created_at + job.spec.ttl_s:
+            self._settle(found, JobState.EXPIRED, now)
+            return Verdict.EXPIRED
+        if job.losses >= MAX_LOSSES:
+            last = found.last_code or "unknown"
+            self._settle(
+                found, JobState.FAILED, now, replace(EXHAUSTED, message=EXHAUSTED.message.replace("LAST", last))
+            )
+            return Verdict.EXHAUSTED
+        check_transition(job.state, JobState.RUNNING)
+        found.epoch = attempt.epoch
+        found.job = replace(
+            job,
+            state=JobState.RUNNING,
+            worker=attempt.worker,
+            started_at=now,
+            wait_s=record.waited(job.created_at, now),
+            attempts=job.attempts + 1,
+        )
+        self._say("job.started", now, found.job, worker=attempt.worker, attempt=str(found.job.attempts))
+        return Verdict.STARTED
+
+    def _requeue(self, found: _Record, error: JobError | None, uses_attempt: bool, now: float) -> None:
+        job = found.job
+        check_transition(job.state, JobState.QUEUED)
+        found.job = replace(
+            job,
+            state=JobState.QUEUED,
+            worker=None,
+            started_at=None,
+            wait_s=None,
+            attempts=job.attempts if uses_attempt else max(0, job.attempts - 1),
+            losses=job.losses + (1 if error and not uses_attempt else 0),
+        )
+        found.last_code = error.code if error else found.last_code
+        self._say("job.requeued", now, job, **({"code": error.code} if error else {}))
+
+    def _settle(self, found: _Record, state: JobState, now: float, error: JobError | None = None) -> None:
+        check_transition(found.job.state, state)
+        job = found.job = replace(found.job, state=state, finished_at=now, error=error)
+        found.gone_at = self._world.clock.now() + self._retention_s
+        self._outbox.discard(job.id)
+        start = {"start": str(job.start)} if job.start else {}
+        code = {"code": error.code} if error else {}
+        self._say("job.settled", now, job, state=str(state), worker=job.worker or "", **start, **code)
+
+    def _say(self, kind: str, at: float, job: Job, **more: str) -> None:
+        self._world.say(kind, at, {"job": job.id, "model": job.spec.model, **more})
+
+
+def _check_content(found: _Record, spec: JobSpec) -> None:
+    if found.job.spec.digest != spec.digest:
+        raise IdConflict(f"job {spec.id} exists with other content")
+
+
+def _verdict_on_ended(found: _Record, token: str) -> Verdict:
+    if found.token == token and found.job.state is JobState.EXPIRED:
+        return Verdict.EXPIRED
+    if found.token == token and found.job.error is not None and found.job.error.code == EXHAUSTED.code:
+        return Verdict.EXHAUSTED
+    return Verdict.FINISHED
+
+
+def _matches(job: Job, state: JobState | None, model: str | None) -> bool:
+    return (state is None or job.state is state) and (model is None or job.spec.model == model)
+
+
+def _place(job: Job) -> tuple[int, str]:
+    return record.millis(job.created_at), job.id

@@ -1,0 +1,157 @@
+"""The Redis side in memory: ``JobStore``, ``FleetStore`` and ``EventStream`` over one shared world and a fake clock.
+
+They pass the conformance suite of the real ones, so that a test above them may trust what it sees. Leases, claims and
+the retention of finished jobs run on the fake clock. ``FakeStores.down`` makes every call fail as an unreachable Redis.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from affinity.errors import InvalidInput
+from affinity.fleet import FleetView, Measurement, WorkerReport
+from affinity.io.job_store import MAX_RESULT_BYTES, RETENTION_S
+from affinity.io.ports import Event, Sighting
+from tests.support.clock import FakeClock
+from tests.support.fake_job_store import FakeJobStore
+from tests.support.fake_world import FakeWorld
+
+
+class FakeEventStream:
+    """See ``ports.EventStream``. The world's ``said`` is all there ever was, in order."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self._world = world
+
+    async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
+        self._world.reach()
+        self._world.say(kind, at, fields)
+
+    async def read(self, after: str | None = None) -> AsyncIterator[Event]:
+        place = len(self._world.said) if after is None else self._place(after)
+        while True:
+            changed = self._world.changed
+            for event in self._world.said[place:]:
+                place += 1
+                yield event
+            if place == len(self._world.said):
+                await changed.wait()
+
+    def _place(self, after: str) -> int:
+        milliseconds, dash, sequence = after.partition("-")
+        if not milliseconds.isdigit() or (dash and not sequence.isdigit()):
+            raise InvalidInput("is not the id of an event", "after")
+        # An id we have not come to yet is one of a stream that has been flushed since: all of this one is new.
+        return int(milliseconds) if int(milliseconds) <= len(self._world.said) else 0
+
+
+class FakeFleetStore:
+    """See ``ports.FleetStore``."""
+
+    def __init__(self, world: FakeWorld) -> None:
+        self._world = world
+        self._epoch = 0
+        self._reports: dict[str, WorkerReport] = {}
+        self._measured: dict[tuple[str, str], Measurement] = {}
+        self._sleepers: set[asyncio.Event] = set()
+
+    async def next_epoch(self) -> int:
+        self._world.reach()
+        self._epoch += 1
+        return self._epoch
+
+    async def lease_gpu(self, uuid: str, worker: str, lease_s: float) -> bool:
+        self._world.reach()
+        return self._world.hold("gpu", uuid, worker, lease_s)
+
+    async def report(self, report: WorkerReport) -> bool:
+        self._world.reach()
+        known = self._reports.get(report.worker)
+        if known is not None and known.epoch > report.epoch:
+            return False
+        if known is None or known.version() <= report.version():
+            self._reports[report.worker] = report
+        self._world.drop("lease", report.worker)
+        self._world.hold("lease", report.worker, str(report.epoch), report.lease_s)
+        self._world.hold("gpu", report.gpu.uuid, report.worker, report.lease_s)
+        return True
+
+    async def leave(self, report: WorkerReport) -> None:
+        self._world.reach()
+        known = self._reports.get(report.worker)
+        leased = int(self._world.holder("lease", report.worker) or -1)
+        if leased > report.epoch or (known is not None and known.epoch > report.epoch):
+            return
+        self._reports.pop(report.worker, None)
+        self._world.drop("lease", report.worker)
+        for kind, name in list(self._world.leases):
+            if self._world.holder(kind, name) == report.worker and (kind == "claim" or name == report.gpu.uuid):
+                self._world.drop(kind, name)
+
+    async def sighting(self) -> Sighting:
+        self._world.reach()
+        live: list[WorkerReport] = []
+        lost: list[WorkerReport] = []
+        for _, report in sorted(self._reports.items()):
+            alive = self._world.holder("lease", report.worker) == str(report.epoch)
+            (live if alive else lost).append(report)
+        held = {name: self._world.holder(kind, name) for kind, name in self._world.leases if kind == "claim"}
+        claims = {model: worker for model, worker in held.items() if worker is not None}
+        return Sighting(FleetView.of(live, claims), tuple(lost))
+
+    async def claim(self, model: str, worker: str, lease_s: float) -> bool:
+        self._world.reach()
+        return self._world.hold("claim", model, worker, lease_s)
+
+    async def release(self, model: str, worker: str) -> None:
+        self._world.reach()
+        if self._world.holder("claim", model) == worker:
+            self._world.drop("claim", model)
+
+    async def begin_reaping(self, worker: str, by: str, lease_s: float) -> bool:
+        self._world.reach()
+        return self._world.hold("reaping", worker, by, lease_s)
+
+    async def forget(self, report: WorkerReport) -> None:
+        self._world.reach()
+        known = self._reports.get(report.worker)
+        back = known is not None and known.version() > report.version()
+        if not back and self._world.holder("lease", report.worker) is None:
+            self._reports.pop(report.worker, None)
+            self._world.drop("reaping", report.worker)
+
+    async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
+        self._world.reach()
+        self._measured[model, gpu_name] = measurement
+
+    async def learned(self) -> Mapping[tuple[str, str], Measurement]:
+        self._world.reach()
+        return dict(self._measured)
+
+    async def wake(self) -> None:
+        self._world.reach()
+        for sleeper in self._sleepers:
+            sleeper.set()
+
+    async def wakes(self) -> AsyncIterator[None]:
+        hinted = asyncio.Event()
+        self._sleepers.add(hinted)
+        hinted.set()
+        try:
+            while True:
+                await hinted.wait()
+                hinted.clear()
+                yield None
+        finally:
+            self._sleepers.discard(hinted)
+
+
+class FakeStores(FakeWorld):
+    """What one Redis server would hold, and the three stores over it: ``jobs``, ``fleet``, ``events``."""
+
+    def __init__(
+        self, clock: FakeClock, retention_s: float = RETENTION_S, max_result_bytes: int = MAX_RESULT_BYTES
+    ) -> None:
+        super().__init__(clock)
+        self.events = FakeEventStream(self)
+        self.fleet = FakeFleetStore(self)
+        self.jobs = FakeJobStore(self, retention_s, max_result_bytes)

@@ -1,0 +1,176 @@
+"""``Prefer: wait``: finished jobs at once, by a hint or without it, and what happens where the end does not come."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import httpx
+import pytest
+
+from affinity.errors import StoreUnavailable
+from affinity.io.ports import Event
+from affinity.job import JobSpec, JobState
+from dispatcher.prefer import wait_preference
+from dispatcher.waiting import Settlements
+from tests.support.clock import FakeClock
+from tests.support.dispatcher import DispatcherWorld
+from tests.support.fake_stores import FakeStores
+
+ECHO = {"model": "echo", "input": 1, "id": "j1"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ([], 0),
+        (["wait=5"], 5),
+        (["WAIT = 5"], 5),
+        (['wait="5"'], 5),
+        (["respond-async, wait=10"], 10),
+        (["return=minimal", "wait=7; x=1"], 7),
+        (["wait=3, wait=9"], 3),
+        (["wait=60"], 60),
+        (["wait=61"], 60),
+        (["wait=99999999999999999999"], 60),
+        (["wait=0"], 0),
+        (["wait"], 0),
+        (["wait=soon"], 0),
+        (["wait=-1"], 0),
+        (["wait=1.5"], 0),
+        (["wait=1_0"], 0),
+        (["wait=\u0665"], 0),
+        (["awaits=5"], 0),
+    ],
+)
+def test_prefer_is_read_as_rfc_7240_has_it(headers: list[str], wait_s: int):
+    assert wait_preference(headers) == wait_s
+
+
+async def submit_and_serve(world: DispatcherWorld, result: object) -> httpx.Response:
+    """Submit with ``Prefer``; a worker is done with the job as soon as the broker has it."""
+    served = asyncio.Event()
+
+    async def take(spec: JobSpec) -> None:
+        async def work() -> None:
+            await world.serve(spec.id, result)
+            served.set()
+
+        tasks.create_task(work())
+
+    world.publisher.on_publish = take
+    async with asyncio.TaskGroup() as tasks:
+        answer = await world.post("/jobs", ECHO, Prefer="wait=30")
+    await served.wait()
+    return answer
+
+
+async def test_a_job_that_ends_in_time_is_answered_200_with_its_result(world: DispatcherWorld):
+    answer = await submit_and_serve(world, {"y": 2})
+
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=30")
+    assert (answer.json()["state"], answer.json()["result"]) == ("succeeded", {"y": 2})
+
+
+async def test_a_job_that_does_not_end_in_time_is_answered_202(world: DispatcherWorld):
+    world.dispatcher.settlements.close()  # the same way out as the end of the time, without spending it
+
+    answer = await world.post("/jobs", ECHO, Prefer="wait=1")
+
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    assert answer.headers["preference-applied"] == "wait=1"
+
+
+async def test_waiting_clients_are_answered_at_once_when_the_dispatcher_stops(world: DispatcherWorld):
+    published = asyncio.Event()
+
+    async def tell(spec: JobSpec) -> None:
+        published.set()
+
+    world.publisher.on_publish = tell
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(world.post("/jobs", ECHO, Prefer="wait=60"))
+        await published.wait()
+        await asyncio.sleep(0)
+        world.dispatcher.settlements.close()
+
+    assert asking.result().status_code == 202
+
+
+async def test_many_clients_may_wait_for_one_job(world: DispatcherWorld):
+    await world.post("/jobs", ECHO)
+    async with asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(world.http.get("/jobs/j1", headers={"Prefer": "wait=30"})) for _ in range(5)]
+        while len(world.dispatcher.settlements._waiters.get("j1", ())) < 5:
+            await asyncio.sleep(0)
+        await world.serve("j1", "done")
+
+    assert [task.result().json()["result"] for task in asking] == ["done"] * 5
+    assert not world.dispatcher.settlements._waiters
+
+
+async def test_looking_at_a_finished_job_does_not_wait(world: DispatcherWorld):
+    await world.post("/jobs", ECHO)
+    await world.serve("j1", "done")
+
+    answer = await world.http.get("/jobs/j1", headers={"Prefer": "wait=60"})
+
+    assert answer.json()["state"] == "succeeded"
+
+
+class Silent:
+    """An event stream that loses every event, and says when somebody reads it."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.reads: list[str | None] = []
+
+    async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+    async def read(self, after: str | None = None) -> AsyncIterator[Event]:
+        self.reads.append(after)
+        yield Event("job.started", 0.0, {"job": "j1"}, "1-0")
+        if len(self.reads) <= self.failures:
+            raise StoreUnavailable("cut")
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_a_lost_hint_costs_time_but_not_the_answer():
+    stores = FakeStores(FakeClock())
+    job = (await stores.jobs.create(JobSpec("j1", "echo", 1), 0.0)).job
+    settlements = Settlements(Silent(), stores.jobs, reread_s=0.001)
+
+    with settlements.expecting("j1") as hint:
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(settlements.finished(job, hint, within_s=30.0))
+            await stores.jobs.cancel("j1", 1.0)
+
+    assert waiting.result().state is JobState.CANCELLED
+
+
+async def test_the_time_to_wait_is_kept():
+    stores = FakeStores(FakeClock())
+    job = (await stores.jobs.create(JobSpec("j1", "echo", 1), 0.0)).job
+
+    with (settlements := Settlements(Silent(), stores.jobs)).expecting("j1") as hint:
+        assert await settlements.finished(job, hint, within_s=0.01) == job
+
+
+async def test_a_store_that_is_away_meanwhile_is_waited_for():
+    stores = FakeStores(FakeClock())
+    job = (await stores.jobs.create(JobSpec("j1", "echo", 1), 0.0)).job
+    stores.down = True
+
+    with (settlements := Settlements(Silent(), stores.jobs, reread_s=0.001)).expecting("j1") as hint:
+        assert await settlements.finished(job, hint, within_s=0.01) == job
+
+
+async def test_a_broken_event_stream_is_read_again_where_it_broke():
+    events = Silent(failures=2)
+    settlements = Settlements(events, FakeStores(FakeClock()).jobs, retry_s=0.0)
+
+    reading = asyncio.create_task(settlements.follow())
+    while len(events.reads) < 3:
+        await asyncio.sleep(0)
+    reading.cancel()
+
+    assert events.reads == [None, "1-0", "1-0"]

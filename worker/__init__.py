@@ -1,0 +1,1 @@
+"""The GPU shell: one loop and one executor child for each GPU of a host."""

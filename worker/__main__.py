@@ -1,0 +1,185 @@
+"""``python -m worker``: the composition root of a worker process.
+
+Serves every GPU it may see that no other process serves, one worker each, until SIGTERM or SIGINT.
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from affinity.errors import AffinityError, CatalogInvalid, StoreUnavailable
+from affinity.io.clock import SystemClock
+from affinity.io.connection_settings import EXIT_BAD_SETTINGS, load_settings
+from affinity.io.events import RedisEventStream
+from affinity.io.fleet_store import RedisFleetStore
+from affinity.io.job_store import RedisJobStore
+from affinity.io.log import configure_logging
+from affinity.io.rabbit import Rabbit
+from affinity.io.redis_client import HEARTBEAT, RedisLink
+from affinity.topology import Keys, Topology
+from models.catalog import Catalog, default_catalog_path
+from worker.executor import Executor
+from worker.gpu import GpuDevice, GpuProbe, GpuUnavailable, open_probe
+from worker.http import MetricsServer
+from worker.loading import read_gpu
+from worker.metrics import WorkerMetrics
+from worker.runtime import Worker
+from worker.services import Identity, Services, Timing
+from worker.settings import WorkerSettings, executor_environment, worker_ids
+
+log = structlog.get_logger("worker")
+
+EXIT_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Connections of the process, shared by its workers."""
+
+    redis: RedisLink
+    heartbeat: RedisLink
+    rabbit: Rabbit
+
+
+class Process:
+    """The workers of this process, their start and their stop."""
+
+    def __init__(self, settings: WorkerSettings, catalog: Catalog, probe: GpuProbe) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._probe = probe
+        self._keys = Keys(settings.affinity_namespace)
+        self._topology = Topology(settings.affinity_namespace)
+        self._metrics = WorkerMetrics()
+        self._workers: dict[str, Worker] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises what a worker could not go on after."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        settings = self._settings
+        links = Links(
+            redis=RedisLink(settings.store_url),
+            heartbeat=RedisLink(settings.store_url, HEARTBEAT),
+            rabbit=Rabbit(settings.broker_url, self._topology, f"worker {settings.worker_id}"),
+        )
+        server = MetricsServer(self._metrics, settings.worker_metrics_host, settings.worker_metrics_port, self._health)
+        await server.start()
+        await links.rabbit.open()
+        log.info("worker.starts", worker=settings.worker_id, metrics=server.url)
+        try:
+            async with asyncio.TaskGroup() as group:
+                ids: Mapping[str, str] = worker_ids(settings, self._probe.devices())
+                for device in self._probe.devices():
+                    group.create_task(self._serve(device, ids[device.uuid], links, server.url))
+        finally:
+            await links.rabbit.close()
+            for link in (links.redis, links.heartbeat):
+                with contextlib.suppress(StoreUnavailable):
+                    await link.close()
+            await server.stop()
+            self._probe.close()
+            log.info("worker.stopped", worker=settings.worker_id)
+
+    def stop(self) -> None:
+        """Let every worker leave."""
+        self._stopping.set()
+        for worker in self._workers.values():
+            worker.stop()
+
+    async def _serve(self, device: GpuDevice, name: str, links: Links, url: str) -> None:
+        fleet = RedisFleetStore(links.redis, self._keys)
+        epoch = await self._take_gpu(device, name, fleet)
+        if epoch is None:
+            return
+        services = self._services(device, Identity(name, self._settings.worker_id, epoch, url), links, fleet)
+        worker = Worker(services, await read_gpu(services))
+        self._workers[name] = worker
+        if self._stopping.is_set():
+            worker.stop()
+        await worker.run()
+
+    async def _take_gpu(self, device: GpuDevice, name: str, fleet: RedisFleetStore) -> int | None:
+        """The epoch under which this GPU is ours; waits while another worker has it. ``None``: we were stopped."""
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                if await fleet.lease_gpu(device.uuid, name, self._settings.worker_lease_s):
+                    return await fleet.next_epoch()
+                reason = "another worker serves it"
+            except StoreUnavailable as error:
+                reason = error.message
+            if reason != said:
+                log.warning("gpu.waits", worker=name, gpu=device.uuid, reason=reason)
+                said = reason
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._settings.worker_heartbeat_s)
+        return None
+
+    def _services(self, device: GpuDevice, identity: Identity, links: Links, fleet: RedisFleetStore) -> Services:
+        settings, probe = self._settings, self._probe
+        simulated = probe.torch_device == "cpu"
+        return Services(
+            identity=identity,
+            timing=Timing(settings.worker_heartbeat_s, settings.worker_lease_s, settings.worker_grace_s),
+            device=device,
+            reserve_bytes=settings.reserve_bytes(probe.torch_device),
+            fallback_prefetch=settings.worker_fallback_prefetch,
+            probe=probe,
+            executor=Executor(
+                env={**executor_environment(), **probe.executor_env(device.uuid)},
+                torch_device=probe.torch_device,
+                limit_bytes=device.total_bytes if simulated else None,
+                label=identity.worker,
+            ),
+            topology=self._topology,
+            catalog=self._catalog,
+            store=RedisJobStore(
+                links.redis, self._keys, settings.affinity_retention_s, settings.affinity_max_result_bytes
+            ),
+            fleet=fleet,
+            heartbeat=RedisFleetStore(links.heartbeat, self._keys),
+            events=RedisEventStream(links.redis, self._keys),
+            publisher=links.rabbit.publisher,
+            intake=links.rabbit.intake(identity.worker),
+            clock=SystemClock(),
+            metrics=self._metrics,
+        )
+
+    def _health(self) -> tuple[bool, dict[str, object]]:
+        return not self._stopping.is_set(), {"workers": sorted(self._workers)}
+
+
+def main() -> int:
+    """Exit 0 after a stop, 1 when a worker could not go on, 2 for bad settings or a bad catalogue."""
+    settings = load_settings(WorkerSettings)
+    configure_logging(settings.log_level, "worker")
+    try:
+        catalog = Catalog.load(settings.models_catalog or default_catalog_path())
+    except CatalogInvalid as error:
+        print(error.message, file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    try:
+        asyncio.run(Process(settings, catalog, open_probe(settings)).run())
+    except (GpuUnavailable, OSError) as error:
+        log.error("worker.failed", error=str(error))
+        return EXIT_FAILED
+    except ExceptionGroup as group:
+        expected, bugs = group.split((AffinityError, GpuUnavailable))
+        for failure in expected.exceptions if expected else ():
+            log.error("worker.failed", error=str(failure))
+        if bugs:
+            raise bugs from None
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""One batch: from deliveries in hand to results stored, clients told and deliveries settled - in that order.
+
+Knows nothing of placement or of the GPU's state. Whatever happens, every delivery ends in exactly one of ack, requeue
+and dead letter.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from affinity.errors import (
+    AffinityError,
+    AttemptsExhausted,
+    BrokerUnavailable,
+    JobTimeout,
+    StoppedWithBatch,
+    StoreUnavailable,
+    Transient,
+    UndecodableMessage,
+)
+from affinity.io.ports import DeadLetter, Delivery, Verdict
+from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
+from affinity.wire import decode_message
+from models.catalog import ModelEntry
+from worker.executor import BatchReply
+from worker.services import Services
+from worker.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+HOLD_S = 1.0
+"""How long a delivery that cannot be decided now (its job runs elsewhere, the store is away) stays in our hands."""
+
+
+@dataclass(slots=True)
+class Started:
+    """A job this worker has started, and the delivery that brought it."""
+
+    delivery: Delivery
+    attempt: Attempt
+    job: Job
+
+
+@dataclass(slots=True)
+class Batch:
+    """Jobs of one model that run together. ``cold`` is true for the first batch after its load, which took
+    ``load_s``."""
+
+    entry: ModelEntry
+    jobs: list[Started]
+    cold: bool
+    load_s: float
+    started_at: float
+
+    @property
+    def timeout_s(self) -> float:
+        """The shortest time one of its jobs may run."""
+        return min(self.limit_s(started.job.spec) for started in self.jobs)
+
+    def limit_s(self, spec: JobSpec) -> float:
+        """How long that job may run."""
+        return self.entry.timeout_s if spec.timeout_s is None else spec.timeout_s
+
+
+class BatchRunner:
+    """Starts, runs and settles batches on one worker."""
+
+    def __init__(self, services: Services, tasks: Tasks) -> None:
+        self._services = services
+        self._tasks = tasks
+
+    async def start(self, deliveries: Sequence[Delivery]) -> list[Started]:
+        """Start what may start, as one step in the store; settle or hold the rest."""
+        asked: list[tuple[Delivery, Attempt, JobSpec, float]] = []
+        now = self._services.clock.now()
+        identity = self._services.identity
+        for delivery in deliveries:
+            try:
+                spec, created_at = self.decode(delivery)
+            except UndecodableMessage as error:
+                await self.bury(delivery, error, "")
+                continue
+            attempt = Attempt(spec.id, uuid.uuid4().hex, identity.worker, identity.epoch)
+            asked.append((delivery, attempt, spec, now if created_at is None else created_at))
+        try:
+            answers = await self._services.store.start([(a, s, c) for _, a, s, c in asked], now) if asked else []
+        except StoreUnavailable as error:
+            log.warning("store.unavailable", error=error.message, held=len(asked))
+            for delivery, *_ in asked:
+                self.requeue_later(delivery)
+            return []
+        started = []
+        for (delivery, attempt, _, _), answer in zip(asked, answers, strict=True):
+            if answer.verdict is Verdict.STARTED:
+                started.append(Started(delivery, attempt, answer.job))
+            else:
+                await self._decline(delivery, answer.verdict, answer.job)
+        return started
+
+    async def run(self, batch: Batch) -> BatchReply:
+        """Run it on the executor. Raises ``Transient`` when the batch as a whole came to nothing."""
+        try:
+            async with asyncio.timeout(batch.timeout_s):
+                return await self._services.executor.run(
+                    batch.entry.name, [started.job.spec.input for started in batch.jobs]
+                )
+        except TimeoutError:
+            await self._services.executor.kill()
+            raise JobTimeout(f"ran longer than {batch.timeout_s:g} s and was stopped with its executor") from None
+
+    async def settle(self, batch: Batch, reply: BatchReply | AffinityError) -> None:
+        """Store every result, then settle its delivery."""
+        if isinstance(reply, AffinityError):
+            for started in batch.jobs:
+                await self._settle_one(batch, started, self._blame(batch, started, reply), 0.0, False)
+            return
+        for index, (started, result) in enumerate(zip(batch.jobs, reply.results, strict=True)):
+            await self._settle_one(batch, started, result, reply.exec_s, batch.cold and index == 0)
+
+    async def hand_back(self, jobs: Sequence[Started]) -> None:
+        """A stopping worker gives back what it started: queued again, no attempt used."""
+        for started in jobs:
+            try:
+                await self._services.store.give_back(started.attempt, None, False, self._services.clock.now())
+            except StoreUnavailable as error:
+                # The lease runs out with us; the next worker that gets the delivery takes the job over then.
+                log.warning("hand_back.unrecorded", job=started.job.id, error=error.message)
+            await started.delivery.requeue()
+
+    async def bury(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
+        """Into the dead letters; where the broker is away, back to the queue."""
+        letter = DeadLetter(
+            body=delivery.body,
+            message_id=delivery.message_id,
+            code=error.code,
+            reason=error.message,
+            model=model or delivery.routing_key,
+            worker=self._services.identity.worker,
+        )
+        try:
+            await self._services.publisher.bury(letter)
+        except BrokerUnavailable:
+            await delivery.requeue()
+            return
+        log.warning("delivery.dead", code=error.code, model=letter.model, message_id=delivery.message_id)
+        await delivery.ack()
+
+    def decode(self, delivery: Delivery) -> tuple[JobSpec, float | None]:
+        """The job in a delivery and when it was created."""
+        model = self._services.topology.model_of(delivery.routing_key)
+        return decode_message(delivery.body, model, delivery.message_id)
+
+    def requeue_later(self, delivery: Delivery) -> None:
+        """Hold a delivery for a while, then hand it back: at once would only bring it again at once."""
+
+        async def later() -> None:
+            await asyncio.sleep(HOLD_S)
+            await delivery.requeue()
+
+        self._tasks.spawn(later(), "hold")
+
+    async def _decline(self, delivery: Delivery, verdict: Verdict, job: Job) -> None:
+        match verdict:
+            case Verdict.HELD:
+                self.requeue_later(delivery)
+            case Verdict.EXHAUSTED:
+                await self.bury(delivery, job.error or AttemptsExhausted("lost too often"), job.spec.model)
+            case _:
+                log.info("delivery.dropped", job=job.id, state=job.state)
+                await delivery.ack()
+
+    async def _settle_one(
+        self, batch: Batch, started: Started, result: object | AffinityError, exec_s: float, cold: bool
+    ) -> None:
+        if isinstance(result, Transient) and not self._last_attempt(started, result):
+            await self._retry(batch, started, result)
+            return
+        error = self._final_error(started, result) if isinstance(result, AffinityError) else None
+        outcome = Outcome(
+            start=StartKind.COLD if cold else StartKind.WARM,
+            load_s=batch.load_s if cold else 0.0,
+            exec_s=exec_s,
+            result=None if error else result,
+            error=error,
+        )
+        try:
+            owned = await self._services.store.finish(started.attempt, outcome, self._services.clock.now())
+        except StoreUnavailable as unavailable:
+            log.warning("finish.unrecorded", job=started.job.id, error=unavailable.message)
+            self.requeue_later(started.delivery)
+            return
+        if owned:
+            self._count(batch, started, outcome)
+        if owned and error:
+            await self.bury(started.delivery, error, batch.entry.name)
+        else:
+            await started.delivery.ack()
+
+    async def _retry(self, batch: Batch, started: Started, error: Transient) -> None:
+        self._services.metrics.failed(batch.entry.name, error.code)
+        log.info("job.retry", job=started.job.id, model=batch.entry.name, code=error.code)
+        noted = JobError(error.code, error.message)
+        now = self._services.clock.now()
+        try:
+            await self._services.store.give_back(started.attempt, noted, error.uses_attempt, now)
+        except StoreUnavailable as unavailable:
+            log.warning("retry.unrecorded", job=started.job.id, error=unavailable.message)
+            self.requeue_later(started.delivery)
+            return
+        await started.delivery.requeue()
+
+    @staticmethod
+    def _last_attempt(started: Started, error: Transient) -> bool:
+        return error.uses_attempt and started.job.attempts >= started.job.spec.max_attempts
+
+    @staticmethod
+    def _final_error(started: Started, error: AffinityError) -> JobError:
+        if isinstance(error, Transient):
+            attempts = f"attempt {started.job.attempts} of {started.job.spec.max_attempts}"
+            return JobError(AttemptsExhausted.code, f"{attempts} failed ({error.code}): {error.message}")
+        return JobError(error.code, error.message)
+
+    @staticmethod
+    def _blame(batch: Batch, started: Started, error: AffinityError) -> AffinityError:
+        """A batch is stopped when the first of its jobs is over its time: the others did nothing wrong."""
+        if isinstance(error, JobTimeout) and batch.limit_s(started.job.spec) > batch.timeout_s:
+            return StoppedWithBatch(f"stopped with its batch: {error.message}")
+        return error
+
+    def _count(self, batch: Batch, started: Started, outcome: Outcome) -> None:
+        metrics, name = self._services.metrics, batch.entry.name
+        if outcome.error:
+            metrics.failed(name, outcome.error.code)
+        wait_s = max(0.0, batch.started_at - started.job.created_at)
+        metrics.served(name, outcome.start, wait_s, outcome.load_s, outcome.exec_s)

@@ -1,0 +1,88 @@
+"""Deliveries in hand that no batch has started yet, and the consumers that bring them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from affinity.errors import BrokerUnavailable
+from affinity.io.ports import Arrival, Delivery
+from worker.events import Arrived, WorkerEvent
+from worker.services import Services
+
+log = structlog.get_logger(__name__)
+
+
+class Intray:
+    """At most one unstarted delivery per resident. Where the broker is away, wishes are kept and applied later."""
+
+    def __init__(self, services: Services, post: Callable[[WorkerEvent], None]) -> None:
+        self._services = services
+        self._post = post
+        self._armed: set[str] = set()
+        self._in_hand: dict[str, deque[Delivery]] = {}
+
+    @property
+    def armed(self) -> bool:
+        """True while any consumer runs."""
+        return bool(self._armed)
+
+    def put(self, model: str, delivery: Delivery) -> None:
+        """Keep a delivery that a consumer brought."""
+        self._in_hand.setdefault(model, deque()).append(delivery)
+
+    def first(self) -> str | None:
+        """The model whose delivery has been in hand longest."""
+        return next(iter(self._in_hand), None)
+
+    def pop(self, model: str, most: int) -> list[Delivery]:
+        """Up to ``most`` deliveries in hand."""
+        held = self._in_hand.pop(model, deque())
+        taken = [held.popleft() for _ in range(min(most, len(held)))]
+        if held:
+            self._in_hand[model] = held
+        return taken
+
+    async def gather(self, model: str, most: int) -> list[Delivery]:
+        """Up to ``most``: those in hand, then from the backlog."""
+        taken = self.pop(model, most)
+        if len(taken) < most:
+            taken.extend(await self._services.intake.take(model, most - len(taken)))
+        return taken
+
+    async def arm(self, models: Iterable[str]) -> None:
+        """Run a consumer on each of these."""
+        for model in models:
+            if model in self._armed:
+                continue
+            self._armed.add(model)
+            try:
+                await self._services.intake.arm(model, 1, self._arrival(model))
+            except BrokerUnavailable as error:
+                log.warning("arm.later", model=model, error=error.message)
+
+    async def disarm(self) -> None:
+        """Stop all consumers and hand back what they brought."""
+        for model in sorted(self._armed):
+            try:
+                await self._services.intake.disarm(model)
+            except BrokerUnavailable as error:
+                log.warning("disarm.incomplete", model=model, error=error.message)
+        self._armed.clear()
+        for model in list(self._in_hand):
+            await self.hand_back(model)
+
+    async def hand_back(self, model: str) -> None:
+        """Give what is in hand for a model to whoever else has it."""
+        for delivery in self._in_hand.pop(model, deque()):
+            await delivery.requeue()
+
+    def dropped(self, model: str) -> None:
+        """Its consumer is being stopped by somebody else, on the way to an eviction."""
+        self._armed.discard(model)
+
+    def _arrival(self, model: str) -> Arrival:
+        async def arrived(delivery: Delivery) -> None:
+            self._post(Arrived(model, delivery))
+
+        return arrived

@@ -1,0 +1,129 @@
+"""Carrying out a load: claim, evict, bind, load. Says how far it is by events; never touches the GPU's state."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
+from affinity.fleet import Gpu
+from affinity.policy import Load
+from worker.events import CalledOff, Claimed, Cleared, Fetched, LoadFault, WorkerEvent
+from worker.services import Services
+
+log = structlog.get_logger(__name__)
+
+LOAD_TIMEOUT_S = 1800.0
+"""A model that is not in memory by then never will be. Hubs and network disks are slow; a hang is for ever."""
+
+DRIVER_LAG_S = 2.0
+"""How long freed memory may take to show up in the driver's figures."""
+
+DRIVER_POLL_S = 0.05
+
+
+class Loader:
+    """Three steps, each started by the loop and ended by an event to it."""
+
+    def __init__(
+        self, services: Services, post: Callable[[WorkerEvent], None], publish_report: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._services = services
+        self._post = post
+        self._publish_report = publish_report
+
+    async def claim(self, load: Load) -> None:
+        """Take the claim, then look again: the view behind the plan may be older than somebody else's load."""
+        identity, fleet = self._services.identity, self._services.fleet
+        try:
+            if not await fleet.claim(load.model, identity.worker, self._services.timing.lease_s):
+                self._post(CalledOff(load, "another worker claimed it"))
+                return
+            holders = (await fleet.sighting()).view.holders(load.model)
+            if len(holders) > load.copies:
+                await self.release(load)
+                self._post(CalledOff(load, f"{holders[0].worker} holds it by now"))
+                return
+        except StoreUnavailable as error:
+            self._post(CalledOff(load, error.message))
+            return
+        self._post(Claimed(load))
+
+    async def clear(self, load: Load) -> None:
+        """Make the victims leave: no consumer, no binding, no memory. Ends when the driver counts the bytes as free."""
+        for victim in load.victims:
+            await self.withdraw(victim)
+            try:
+                total = await self._services.executor.unload(victim)
+            except AffinityError as error:
+                # Only a dead executor fails here, and then its memory is free; the loop hears of that death by itself.
+                log.warning("unload.failed", model=victim, error=error.message)
+            else:
+                self._observe(total)
+        self._post(Cleared(load, await self._until_free(load.footprint_bytes if load.victims else 0)))
+
+    async def fetch(self, load: Load) -> None:
+        """Say that it is loading, bind its queue, load it."""
+        services = self._services
+        entry = services.catalog.get(load.model)
+        begun = services.clock.monotonic()
+        try:
+            # Before the binding: whoever tidies up after a lost worker unbinds what its last report names.
+            await self._publish_report()
+            await services.intake.bind(load.model)
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                loaded = await services.executor.load(entry)
+        except TimeoutError:
+            await services.executor.kill()
+            self._post(LoadFault(load, LoadTimeout(f"{load.model} was not loaded within {LOAD_TIMEOUT_S:.0f} s")))
+        except AffinityError as error:
+            self._post(LoadFault(load, error))
+        else:
+            self._observe(loaded.total_bytes)
+            self._post(Fetched(load, loaded.reserved_bytes, services.clock.monotonic() - begun))
+
+    async def release(self, load: Load) -> None:
+        """Give the claim up; where the store is away it runs out by itself."""
+        try:
+            await self._services.fleet.release(load.model, self._services.identity.worker)
+            await self._services.fleet.wake()
+        except StoreUnavailable as error:
+            log.warning("claim.unreleased", model=load.model, error=error.message)
+
+    async def withdraw(self, model: str) -> None:
+        """Neither consume nor bind its queue any more. What is in the queue stays there as demand."""
+        for step in (self._services.intake.disarm, self._services.intake.unbind):
+            try:
+                await step(model)
+            except BrokerUnavailable as error:
+                # The wish is withdrawn all the same: nothing of it is applied again after the reconnect.
+                log.warning("withdraw.incomplete", model=model, error=error.message)
+
+    def _observe(self, total_bytes: int) -> None:
+        pid = self._services.executor.pid
+        if pid is not None:
+            self._services.probe.observe(self._services.device.uuid, pid, total_bytes)
+
+    async def _until_free(self, wanted_bytes: int) -> Gpu:
+        """The driver's word once it counts the wanted bytes as free, or after ``DRIVER_LAG_S`` whatever it is."""
+        deadline = self._services.clock.monotonic() + DRIVER_LAG_S
+        while True:
+            gpu = await read_gpu(self._services)
+            if gpu.free_bytes - gpu.reserve_bytes >= wanted_bytes:
+                return gpu
+            if self._services.clock.monotonic() >= deadline:
+                log.error("vram.not_back", wanted_bytes=wanted_bytes, free_bytes=gpu.free_bytes)
+                return gpu
+            await asyncio.sleep(DRIVER_POLL_S)
+
+
+async def read_gpu(services: Services) -> Gpu:
+    """What the driver says of this worker's GPU. In a thread: a driver in trouble can take seconds to answer."""
+    pid = services.executor.pid
+    own = frozenset() if pid is None else frozenset({pid})
+    return await asyncio.to_thread(services.probe.read, services.device.uuid, own, services.reserve_bytes)
+
+
+def hopeless(error: AffinityError) -> bool:
+    """True if trying the same load again cannot help."""
+    return not isinstance(error, (OutOfVram, LoadTimeout)) and error.disposition == "dead-letter"

@@ -1,0 +1,78 @@
+"""Joining and leaving the fleet, and tidying up after workers that left without a word."""
+
+import asyncio
+
+import structlog
+
+from affinity.errors import BrokerUnavailable, StoreUnavailable
+from affinity.fleet import WorkerReport
+from worker.services import Services
+
+log = structlog.get_logger(__name__)
+
+REAPING_S = 30.0
+"""How long one worker may take to tidy up after another before somebody else may try."""
+
+
+class Membership:
+    """What a worker does as a member of the fleet, beside its jobs."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def join(self) -> None:
+        """Wait until no earlier life of this worker is alive, and undo the bindings it left."""
+        while True:
+            try:
+                reason = await self._take_over()
+            except (StoreUnavailable, BrokerUnavailable) as error:
+                reason = error.message
+            if reason is None:
+                return
+            log.warning("worker.waits", worker=self._services.identity.worker, reason=reason)
+            await asyncio.sleep(self._services.timing.heartbeat_s)
+
+    async def reap(self, lost: tuple[WorkerReport, ...]) -> None:
+        """Remove the bindings of workers whose lease is gone; of several that notice, one does it."""
+        for report in lost:
+            try:
+                if await self._services.fleet.begin_reaping(report.worker, self._services.identity.worker, REAPING_S):
+                    await self._unbind(report)
+                    await self._services.fleet.forget(report)
+                    await self.note("worker.lost", lost=report.worker)
+                    await self._services.fleet.wake()
+            except (StoreUnavailable, BrokerUnavailable) as error:
+                log.warning("reaping.incomplete", lost=report.worker, error=error.message)
+
+    async def leave(self, report: WorkerReport) -> None:
+        """Take our lease, report and claims away, so that nobody waits for us."""
+        try:
+            await self._services.fleet.leave(report)
+            await self._services.fleet.wake()
+        except StoreUnavailable as error:
+            log.warning("leave.incomplete", error=error.message)
+        await self.note("worker.left")
+
+    async def note(self, kind: str, **fields: str) -> None:
+        """Log an event and put it on the stream. The stream is for those who watch: nothing waits for it."""
+        identity = self._services.identity
+        log.info(kind, worker=identity.worker, **fields)
+        try:
+            await self._services.events.emit(kind, self._services.clock.now(), {"worker": identity.worker, **fields})
+        except StoreUnavailable as error:
+            log.warning("event.unsent", kind=kind, error=error.message)
+
+    async def _unbind(self, report: WorkerReport) -> None:
+        for resident in report.residents:
+            await self._services.publisher.unbind(resident.model, report.worker)
+
+    async def _take_over(self) -> str | None:
+        """``None`` once the name is free and nothing of its earlier life is left; else why not."""
+        name = self._services.identity.worker
+        sighting = await self._services.fleet.sighting()
+        if name in sighting.view.workers:
+            return "its earlier life still has a lease"
+        for report in sighting.lost:
+            if report.worker == name:
+                await self._unbind(report)
+        return None

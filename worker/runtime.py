@@ -1,0 +1,451 @@
+"""One worker: one GPU, one loop. Everything that happens is an event; only the loop changes the GPU's state.
+
+After each event the loop asks what to do now: serve (warm jobs first), load (when the plan says it is our turn), or
+wait. While the GPU is idle, consumers on all residents bring jobs as they are published. While it runs for longer than
+a moment the consumers are stopped and what they brought is handed back, so that no job waits here while another worker
+is idle; the next batch is taken from the backlog once the GPU is free.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+
+from affinity.errors import (
+    AffinityError,
+    BrokerUnavailable,
+    InvariantBroken,
+    JobTimeout,
+    LoadTimeout,
+    OutOfVram,
+    StoreUnavailable,
+)
+from affinity.fleet import Demand, FleetView, Gpu, WorkerReport
+from affinity.io.ports import Delivery
+from affinity.policy import Load, plan
+from worker.batch import Batch, BatchRunner
+from worker.events import (
+    Arrived,
+    Beat,
+    CalledOff,
+    Claimed,
+    Cleared,
+    Displaced,
+    ExecutorBack,
+    ExecutorGone,
+    Fetched,
+    Hinted,
+    LoadFault,
+    Ran,
+    WorkerEvent,
+)
+from worker.intray import Intray
+from worker.learning import Learning
+from worker.loading import Loader, hopeless
+from worker.membership import Membership
+from worker.reporter import Reporter
+from worker.services import Services
+from worker.sorting import Sorter
+from worker.state import GpuState
+from worker.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+DISARM_AFTER_S = 0.02
+"""Jobs shorter than this keep the consumers running: stopping and starting them would cost more than it gives."""
+
+LOOK_EVERY_S = 0.05
+"""Shortest time between two looks at the fleet: hints come in bursts."""
+
+EXECUTOR_GRACE_S = 2.0
+"""An executor with nothing to run that has not ended by then is in the middle of a load nobody waits for: stop it."""
+
+RESTART_FIRST_S = 0.1
+RESTART_MOST_S = 10.0
+"""Pause before a new executor is started; doubled while executors die without having served."""
+
+
+class Worker:
+    """The loop of one GPU. ``run`` returns after ``stop``; it raises when the worker cannot go on."""
+
+    def __init__(self, services: Services, gpu: Gpu) -> None:
+        self._services = services
+        self._events: asyncio.Queue[WorkerEvent] = asyncio.Queue()
+        self._failed: BaseException | None = None
+        self._stopping = False
+        self._tasks = Tasks(self._fail)
+        self._state = GpuState(services.identity, gpu, services.timing.lease_s)
+        self._learning = Learning(services.catalog, gpu.name)
+        self._batches = BatchRunner(services, self._tasks)
+        self._sorter = Sorter(services, self._batches, self._tasks)
+        self._intray = Intray(services, self._events.put_nowait)
+        self._membership = Membership(services)
+        self._reporter = Reporter(services, self._report, self._events.put_nowait)
+        self._loader = Loader(services, self._events.put_nowait, self._reporter.publish)
+        self._able = False
+        self._batch: Batch | None = None
+        self._batch_began = 0.0
+        self._batches_running = Tasks(self._fail)
+        self._abandoned = False
+        self._load: Load | None = None
+        self._first_batch: dict[str, float] = {}
+        self._dry = False
+        self._look_wanted = True
+        self._looked_at = 0.0
+        self._wake_at: float | None = None
+        self._unmet = False
+        self._restart_s = RESTART_FIRST_S
+        self._executor_pid: int | None = None
+
+    async def run(self) -> None:
+        """Join the fleet, serve until ``stop``, leave it."""
+        services = self._services
+        await self._membership.join()
+        services.executor.on_death(lambda death: self._events.put_nowait(ExecutorGone(death.message)))
+        await self._start_executor()
+        self._able = True
+        await self._reporter.publish()
+        await self._membership.note("worker.joined", gpu=services.device.name)
+        self._tasks.spawn(self._reporter.beat(), "beat")
+        self._tasks.spawn(self._hear_hints(), "hints")
+        with contextlib.suppress(BrokerUnavailable):  # The wish is kept: it is applied once the broker is there.
+            await services.intake.consume_fallback(services.fallback_prefetch, self._sorter.arrived)
+        try:
+            while not self._stopping:
+                await self._next_events()
+                await self._act()
+        finally:
+            await self._leave()
+
+    def stop(self) -> None:
+        """Leave: no new work, what runs is finished within the grace time, the rest is handed back."""
+        self._stopping = True
+        self._events.put_nowait(Hinted())
+
+    # -- what happened ---------------------------------------------------------------------------------------------
+
+    async def _next_events(self) -> None:
+        """Wait for an event or the next deadline, then handle all that is there."""
+        try:
+            async with asyncio.timeout(self._sleep_s()):
+                event = await self._events.get()
+        except TimeoutError:
+            return
+        while True:
+            self._handle(event)
+            if self._events.empty():
+                break
+            event = self._events.get_nowait()
+        if self._failed:
+            raise self._failed
+
+    def _sleep_s(self) -> float | None:
+        now = self._services.clock.monotonic()
+        waits = []
+        if self._batch and self._intray.armed:
+            waits.append(self._batch_began + DISARM_AFTER_S - now)
+        if self._look_wanted:
+            waits.append(self._looked_at + LOOK_EVERY_S - now)
+        if self._wake_at is not None:
+            waits.append(self._wake_at - self._services.clock.now())
+        return max(0.0, min(waits)) if waits else None
+
+    def _handle(self, event: WorkerEvent) -> None:
+        match event:
+            case Arrived(model, delivery):
+                self._arrived(model, delivery)
+            case Hinted():
+                self._look_wanted = True
+            case Beat(gpu):
+                self._beat(gpu)
+            case Ran():
+                self._ran(event)
+            case Claimed(load):
+                self._claimed(load)
+            case Cleared(load, gpu):
+                self._cleared(load, gpu)
+            case Fetched():
+                self._fetched(event)
+            case CalledOff(load, reason):
+                self._call_off(load, reason)
+            case LoadFault(load, error):
+                self._load_fault(load, error)
+            case ExecutorGone(reason):
+                self._executor_gone(reason)
+            case ExecutorBack():
+                self._able, self._dry, self._look_wanted = True, False, True
+            case Displaced():
+                name = self._services.identity.worker
+                raise InvariantBroken(f"another process is worker {name}: give each its own WORKER_ID")
+
+    def _arrived(self, model: str, delivery: Delivery) -> None:
+        if self._state.ready(model):
+            self._intray.put(model, delivery)
+        else:  # On its way while the model was leaving: not here after all.
+            self._tasks.spawn(delivery.requeue(), "requeue")
+
+    def _beat(self, gpu: Gpu) -> None:
+        self._state.observe(gpu)
+        self._look_wanted = True
+        self._dry = False
+        self._tasks.spawn(self._exchange_knowledge(), "learn")
+        if self._batch:
+            self._tasks.spawn(self._count_strangers(self._batch.entry.name), "strangers")
+
+    def _ran(self, event: Ran) -> None:
+        self._state.ran(event.model, self._services.clock.now())
+        self._batch = None
+        self._dry = False
+        self._look_wanted = self._look_wanted or self._unmet
+        if event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
+            self._restart_s = RESTART_FIRST_S
+            self._learning.ran(event.model, event.exec_s, event.footprint_bytes)
+            self._state.measured(event.model, event.footprint_bytes)
+
+    # -- loads -----------------------------------------------------------------------------------------------------
+
+    def _claimed(self, load: Load) -> None:
+        residents = self._state.residents
+        if not self._able or not all(self._state.ready(v) and not residents[v].running for v in load.victims):
+            self._call_off(load, "a victim has work again")
+            self._tasks.spawn(self._loader.release(load), "release")
+            return
+        self._state.drain_victims(load.victims)
+        for victim in load.victims:
+            self._intray.dropped(victim)
+            self._tasks.spawn(self._intray.hand_back(victim), "hand back")
+        self._tasks.spawn(self._loader.clear(load), "clear")
+
+    def _cleared(self, load: Load, gpu: Gpu) -> None:
+        for victim in load.victims:
+            if victim in self._state.residents:
+                self._state.evicted(victim)
+                self._services.metrics.evicted(self._services.identity.worker, victim, "room")
+                self._note("model.evicted", model=victim, room_for=load.model)
+        self._state.observe(gpu)
+        try:
+            entry = self._services.catalog.get(load.model)
+            self._state.loading(load, entry.pinned, self._services.clock.now())
+        except OutOfVram as error:
+            self._load_fault(load, error)
+            return
+        self._note("model.loading", model=load.model, reason=load.reason)
+        self._tasks.spawn(self._loader.fetch(load), "fetch")
+
+    def _fetched(self, event: Fetched) -> None:
+        model, worker = event.load.model, self._services.identity.worker
+        self._load = None
+        self._look_wanted = True
+        if model not in self._state.residents:  # The executor died in the meantime.
+            self._tasks.spawn(self._loader.release(event.load), "release")
+            return
+        self._state.loaded(model, event.footprint_bytes, self._services.clock.now())
+        self._learning.loaded(model, event.footprint_bytes, event.load_s)
+        self._first_batch[model] = event.load_s
+        self._dry = False
+        cause = "further-copy" if event.load.copies else "first-copy"
+        self._services.metrics.loaded(worker, model, "disk", cause, event.load_s)
+        self._note("model.resident", model=model, load_s=f"{event.load_s:.3f}")
+        self._tasks.spawn(self._publish_and_release(event.load), "publish")
+
+    def _call_off(self, load: Load, reason: str) -> None:
+        log.info("load.called_off", model=load.model, reason=reason)
+        self._load = None
+        self._look_wanted = True
+
+    def _load_fault(self, load: Load, error: AffinityError) -> None:
+        model = load.model
+        if model in self._state.residents:
+            self._state.evicted(model)
+        if not isinstance(error, (BrokerUnavailable, StoreUnavailable)):
+            self._state.refuse(model, error.code, error.message, hopeless(error), self._services.clock.now())
+            self._services.metrics.failed(model, error.code)
+        if isinstance(error, LoadTimeout):
+            self._executor_gone(error.message)
+        if isinstance(error, OutOfVram):
+            self._learning.out_of_vram(model)
+        self._call_off(load, error.message)
+        self._note("model.load_failed", model=model, code=error.code)
+        self._tasks.spawn(self._withdraw_and_release(load), "withdraw")
+
+    async def _publish_and_release(self, load: Load) -> None:
+        """In this order: between a claim that is gone and a residency not yet known, somebody else would load."""
+        await self._reporter.publish()
+        await self._loader.release(load)
+
+    async def _withdraw_and_release(self, load: Load) -> None:
+        await self._loader.withdraw(load.model)
+        await self._publish_and_release(load)
+
+    # -- the executor ----------------------------------------------------------------------------------------------
+
+    def _executor_gone(self, reason: str) -> None:
+        if self._stopping:
+            return
+        self._able = False
+        lost = self._state.emptied()
+        self._first_batch.clear()
+        self._note("executor.died", reason=reason, residents=",".join(lost))
+        self._tasks.spawn(self._replace_executor(lost), "replace executor")
+
+    async def _replace_executor(self, lost: Sequence[str]) -> None:
+        worker = self._services.identity.worker
+        await self._intray.disarm()
+        for model in lost:
+            self._services.metrics.evicted(worker, model, "executor-died")
+            await self._loader.withdraw(model)
+        await self._reporter.publish()
+        await asyncio.sleep(self._restart_s)
+        self._restart_s = min(self._restart_s * 2, RESTART_MOST_S)
+        await self._start_executor()
+        self._events.put_nowait(ExecutorBack())
+
+    async def _start_executor(self) -> None:
+        """Start an empty executor; the last one's memory is free by now."""
+        executor, probe = self._services.executor, self._services.probe
+        if self._executor_pid is not None:
+            probe.observe(self._services.device.uuid, self._executor_pid, 0)
+        await executor.start()
+        self._executor_pid = executor.pid
+
+    # -- what to do now --------------------------------------------------------------------------------------------
+
+    async def _act(self) -> None:
+        if not self._able or self._stopping:
+            return
+        try:
+            if self._batch is None:
+                await self._serve_next()
+            elif self._intray.armed and self._services.clock.monotonic() >= self._batch_began + DISARM_AFTER_S:
+                await self._intray.disarm()
+            if self._look_due():
+                await self._look()
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            log.warning("worker.held_up", code=error.code, error=error.message)
+
+    async def _serve_next(self) -> None:
+        """Start the next batch: from the backlog if there may be one, else what a consumer brought."""
+        while self._batch is None:
+            picked = None if self._dry else await self._pick()
+            model = picked[0] if picked else self._intray.first()
+            if model is None:
+                self._dry = True
+                await self._intray.arm(self._state.ready_models())
+                return
+            entry = self._services.catalog.get(model)
+            await self._start(model, picked[1] if picked else self._intray.pop(model, entry.max_batch))
+
+    async def _pick(self) -> tuple[str, list[Delivery]] | None:
+        """What the plan serves next here; a queue that turns out to be empty is passed over."""
+        demand = {d.model: d for d in await self._services.store.demand() if self._state.ready(d.model)}
+        view = FleetView.of([self._report()])
+        while serve := plan(view, demand.values(), self._learning.facts, self._services.clock.now()).serve(
+            self._services.identity.worker
+        ):
+            if deliveries := await self._intray.gather(serve.model, serve.most):
+                return serve.model, deliveries
+            del demand[serve.model]
+        return None
+
+    async def _start(self, model: str, deliveries: list[Delivery]) -> None:
+        entry = self._services.catalog.get(model)
+        started = await self._batches.start(deliveries)
+        if not started:
+            return
+        now = self._services.clock.now()
+        load_s = self._first_batch.pop(model, None)
+        self._state.started(model, len(started), now)
+        self._batch = Batch(entry, started, cold=load_s is not None, load_s=load_s or 0.0, started_at=now)
+        self._batch_began = self._services.clock.monotonic()
+        self._batches_running.spawn(self._run(self._batch), "batch")
+
+    async def _run(self, batch: Batch) -> None:
+        try:
+            reply = await self._batches.run(batch)
+        except AffinityError as error:
+            if isinstance(error, JobTimeout):
+                self._events.put_nowait(ExecutorGone(error.message))
+            self._events.put_nowait(Ran(batch.entry.name))
+            if self._abandoned:
+                await self._batches.hand_back(batch.jobs)
+            else:
+                await self._batches.settle(batch, error)
+        else:
+            self._events.put_nowait(Ran(batch.entry.name, reply.reserved_bytes, reply.exec_s))
+            await self._batches.settle(batch, reply)
+
+    def _look_due(self) -> bool:
+        if self._wake_at is not None and self._services.clock.now() >= self._wake_at:
+            self._look_wanted = True
+        return self._look_wanted and self._services.clock.monotonic() >= self._looked_at + LOOK_EVERY_S
+
+    async def _look(self) -> None:
+        """Compute the whole fleet's plan and carry out what is ours."""
+        self._look_wanted, self._wake_at = False, None
+        self._looked_at = self._services.clock.monotonic()
+        sighting = await self._services.fleet.sighting()
+        demand: Sequence[Demand] = await self._services.store.demand()
+        worker = self._services.identity.worker
+        view = sighting.view.with_report(self._report())
+        made = plan(view, demand, self._learning.facts, self._services.clock.now())
+        self._wake_at = made.wake_at
+        self._unmet = any(not self._state.ready(d.model) for d in demand)
+        if sighting.lost:
+            self._tasks.spawn(self._membership.reap(sighting.lost), "reap")
+        for give_up in made.give_ups(worker):
+            self._tasks.spawn(self._sorter.give_up(give_up.model, give_up.error), "give up")
+        if self._load is None and (load := made.load(worker)):
+            self._load = load
+            log.info("load.decided", model=load.model, victims=load.victims, reason=load.reason)
+            self._tasks.spawn(self._loader.claim(load), "claim")
+
+    # -- beside the loop -------------------------------------------------------------------------------------------
+
+    async def _hear_hints(self) -> None:
+        async for _ in self._services.fleet.wakes():
+            self._events.put_nowait(Hinted())
+
+    async def _exchange_knowledge(self) -> None:
+        """Tell others what was measured, take over what they measured."""
+        fleet, gpu_name = self._services.fleet, self._services.device.name
+        with contextlib.suppress(StoreUnavailable):  # Told at the next heartbeat.
+            for model, measurement in self._learning.untold().items():
+                await fleet.learn(model, gpu_name, measurement)
+                self._learning.told(model)
+            self._learning.adopt(await fleet.learned())
+
+    async def _count_strangers(self, running: str) -> None:
+        with contextlib.suppress(StoreUnavailable, BrokerUnavailable):  # Tried again at the next heartbeat.
+            known = {d.model for d in await self._services.store.demand()}
+            for model in self._state.ready_models():
+                if model != running and model not in known:
+                    await self._sorter.count_strangers(model)
+
+    def _report(self) -> WorkerReport:
+        return self._state.report(self._services.clock.now())
+
+    def _note(self, kind: str, **fields: str) -> None:
+        self._tasks.spawn(self._membership.note(kind, **fields), "note")
+
+    def _fail(self, error: BaseException) -> None:
+        self._failed = self._failed or error
+        self._events.put_nowait(Hinted())
+
+    async def _leave(self) -> None:
+        """Unbind first, so that new jobs go elsewhere; then finish what runs; then hand back and sign off."""
+        self._stopping = self._state.draining = True
+        await self._reporter.publish()
+        with contextlib.suppress(BrokerUnavailable):
+            await self._services.intake.stop_fallback()
+        await self._intray.disarm()
+        for model in tuple(self._state.residents):
+            await self._loader.withdraw(model)
+        if not await self._batches_running.wait(self._services.timing.grace_s):
+            self._abandoned = True
+            await self._services.executor.kill()
+            await self._batches_running.wait(None)
+        await self._tasks.cancel()
+        await self._services.executor.stop(EXECUTOR_GRACE_S)
+        await self._membership.leave(self._report())
+        await self._services.intake.close()

@@ -1,0 +1,96 @@
+"""Fallback: jobs whose model nobody held when they were published. Each is sorted into its model's queue.
+
+Any worker sorts; nobody serves from fallback. So the fallback queue stays short, the demand is recorded, and whoever
+has room chooses *which model* to load with the whole demand in view.
+"""
+
+import structlog
+
+from affinity.errors import (
+    BrokerUnavailable,
+    IdConflict,
+    StoreUnavailable,
+    UndecodableMessage,
+    UnknownModel,
+)
+from affinity.io.ports import Delivery
+from affinity.job import Job, JobError
+from worker.batch import BatchRunner
+from worker.services import Services
+from worker.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+GIVE_UP_STEP = 100
+STRANGERS_STEP = 100
+"""Deliveries looked at in one go."""
+
+
+class Sorter:
+    """Sorts fallback's deliveries, each in a task of its own; at most the prefetch at a time."""
+
+    def __init__(self, services: Services, batches: BatchRunner, tasks: Tasks) -> None:
+        self._services = services
+        self._batches = batches
+        self._tasks = tasks
+
+    async def arrived(self, delivery: Delivery) -> None:
+        """Take a delivery from fallback."""
+        self._tasks.spawn(self._sort(delivery), "sort")
+
+    async def fail(self, delivery: Delivery, error: JobError) -> None:
+        """Its model cannot be had: the job fails and its delivery goes to the dead letters."""
+        spec, _ = self._batches.decode(delivery)
+        if await self._services.store.fail(spec.id, error, self._services.clock.now()):
+            self._services.metrics.failed(spec.model, error.code)
+        await self._batches.bury(delivery, error, spec.model)
+
+    async def give_up(self, model: str, error: JobError) -> None:
+        """Nobody can load the model: fail all that wait in its queue. The claim keeps others from loading meanwhile."""
+        identity, fleet = self._services.identity, self._services.fleet
+        if not await fleet.claim(model, identity.worker, self._services.timing.lease_s):
+            return
+        while deliveries := await self._services.intake.take(model, GIVE_UP_STEP):
+            for delivery in deliveries:
+                await self.fail(delivery, error)
+        await fleet.release(model, identity.worker)
+
+    async def count_strangers(self, model: str) -> None:
+        """Jobs published without HTTP to a queue nobody consumes just now are known to nobody: record them."""
+        for delivery in await self._services.intake.take(model, STRANGERS_STEP):
+            if await self.sight(delivery) is not None:
+                await delivery.requeue()
+
+    async def sight(self, delivery: Delivery) -> Job | None:
+        """Record a job that may have come without HTTP. ``None``: it is settled already and there is nothing to do."""
+        try:
+            spec, created_at = self._batches.decode(delivery)
+            now = self._services.clock.now()
+            job = await self._services.store.sight(spec, now if created_at is None else created_at, now)
+        except (UndecodableMessage, IdConflict) as error:
+            await self._batches.bury(delivery, error, "")
+            return None
+        if job.state.terminal:
+            await delivery.ack()
+            return None
+        return job
+
+    async def _sort(self, delivery: Delivery) -> None:
+        try:
+            job = await self.sight(delivery)
+            if job is not None:
+                await self._park(delivery, job)
+        except (StoreUnavailable, BrokerUnavailable) as error:
+            log.warning("fallback.held", code=error.code, error=error.message)
+            self._batches.requeue_later(delivery)
+
+    async def _park(self, delivery: Delivery, job: Job) -> None:
+        try:
+            self._services.catalog.get(job.spec.model)
+        except UnknownModel as error:
+            await self.fail(delivery, JobError(error.code, error.message))
+            return
+        # Also where the job is running: this copy is the one that survives its worker.
+        await self._services.publisher.park(job.spec, job.created_at)
+        await delivery.ack()
+        await self._services.fleet.wake()

@@ -1,0 +1,126 @@
+"""What a worker knows of its GPU. One task owns it; every change is one synchronous method, so none is half done.
+
+The ledger is the truth that lets a load start; the report is what others see of it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from affinity.errors import InvariantBroken
+from affinity.fleet import Gpu, Refusal, Residency, ResidencyState, WorkerReport
+from affinity.policy import Load, VramLedger
+from worker.services import Identity
+
+REFUSE_HOPELESS_S = 60.0
+"""A model that cannot be loaded here is not tried again for so long; then its files may have been mended."""
+
+REFUSE_TRANSIENT_S = 2.0
+HOPELESS_AFTER = 3
+"""Failures in a row after which a load that might have worked counts as hopeless."""
+
+
+class GpuState:
+    """Residents, ledger and refusals of one GPU."""
+
+    def __init__(self, identity: Identity, gpu: Gpu, lease_s: float) -> None:
+        self.gpu = gpu
+        self.ledger = VramLedger(gpu.capacity_bytes)
+        self.residents: dict[str, Residency] = {}
+        self.draining = False
+        self._identity = identity
+        self._lease_s = lease_s
+        self._refusals: dict[str, Refusal] = {}
+        self._sequence = 0
+
+    def observe(self, gpu: Gpu) -> None:
+        """Take over what the driver says now; memory of other processes shrinks what models may fill."""
+        self.gpu = gpu
+        self.ledger = self.ledger.with_capacity(gpu.capacity_bytes)
+
+    def ready(self, model: str) -> bool:
+        """True if the model can serve now."""
+        resident = self.residents.get(model)
+        return resident is not None and resident.state is ResidencyState.READY
+
+    def ready_models(self) -> tuple[str, ...]:
+        """Models that can serve now, by name."""
+        return tuple(sorted(m for m in self.residents if self.ready(m)))
+
+    def drain_victims(self, victims: Iterable[str]) -> None:
+        """Victims take no new work from here on; their memory stays counted until they are really gone."""
+        for model in victims:
+            if self.residents[model].running:
+                raise InvariantBroken(f"{model} runs and cannot be evicted")
+            self.residents[model] = replace(self.residents[model], state=ResidencyState.DRAINING)
+
+    def evicted(self, model: str) -> None:
+        """The model's memory is free."""
+        self.ledger = self.ledger.release(model)
+        del self.residents[model]
+
+    def loading(self, load: Load, pinned: bool, now: float) -> None:
+        """Reserve room for a model. ``OutOfVram`` if there is none: the plan was made from a stale view."""
+        self.ledger = self.ledger.admit(load.model, load.footprint_bytes)
+        self.residents[load.model] = Residency(
+            load.model, ResidencyState.LOADING, load.footprint_bytes, loaded_at=now, last_used_at=now, pinned=pinned
+        )
+
+    def loaded(self, model: str, footprint_bytes: int, now: float) -> None:
+        """The model serves from now on, with the footprint it turned out to have."""
+        self.ledger = self.ledger.resize(model, footprint_bytes)
+        self._refusals.pop(model, None)
+        self.residents[model] = replace(
+            self.residents[model],
+            state=ResidencyState.READY,
+            footprint_bytes=footprint_bytes,
+            loaded_at=now,
+            last_used_at=now,
+        )
+
+    def measured(self, model: str, footprint_bytes: int) -> None:
+        """What the model really takes: its first batch may need memory beyond its weights, and the allocator keeps it."""
+        self.ledger = self.ledger.resize(model, footprint_bytes)
+        self.residents[model] = replace(self.residents[model], footprint_bytes=footprint_bytes)
+
+    def refuse(self, model: str, code: str, message: str, hopeless: bool, now: float) -> Refusal:
+        """Do not try that model again for a while, longer with each failure in a row."""
+        before = self._refusals.get(model)
+        failures = 1 if before is None else before.failures + 1
+        hopeless = hopeless or failures >= HOPELESS_AFTER
+        pause_s = REFUSE_HOPELESS_S if hopeless else REFUSE_TRANSIENT_S * failures
+        refusal = Refusal(model, now + pause_s, code, message, failures, hopeless)
+        self._refusals[model] = refusal
+        return refusal
+
+    def started(self, model: str, jobs: int, now: float) -> None:
+        """A batch of that many jobs runs on the model."""
+        self.residents[model] = replace(self.residents[model], running=jobs, last_used_at=now)
+
+    def ran(self, model: str, now: float) -> None:
+        """The batch is over. The model may be gone by now, with its executor."""
+        if model in self.residents:
+            self.residents[model] = replace(self.residents[model], running=0, last_used_at=now)
+
+    def emptied(self) -> tuple[str, ...]:
+        """The executor died and took every model with it. Returns which."""
+        lost = tuple(sorted(self.residents))
+        self.residents.clear()
+        self.ledger = VramLedger(self.gpu.capacity_bytes)
+        return lost
+
+    def report(self, now: float) -> WorkerReport:
+        """What others may know, newer than every report before it."""
+        self._sequence += 1
+        return WorkerReport(
+            worker=self._identity.worker,
+            node=self._identity.node,
+            epoch=self._identity.epoch,
+            sequence=self._sequence,
+            as_of=now,
+            gpu=self.gpu,
+            residents=tuple(self.residents[m] for m in sorted(self.residents)),
+            refusals=tuple(self._refusals[m] for m in sorted(self._refusals) if self._refusals[m].until > now),
+            draining=self.draining,
+            lease_s=self._lease_s,
+            metrics_url=self._identity.metrics_url,
+        )
