@@ -72,12 +72,12 @@ monitor: $(INSTALLED) ## watch workers and models of a running system (URL=http:
 
 .PHONY: lock
 lock: $(INSTALLED) ## write constraints.txt from what is installed in .venv
-	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
+	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --all --exclude-editable | sed -e '/^pip==/d' -e 's/+[a-z0-9.]*$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
 .PHONY: clean
 clean: ## remove .venv, .run and every cache
-	rm -rf $(VENV) .run .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What demo, run and tests need. apt and pip side by side: each is about a minute on a bare machine.

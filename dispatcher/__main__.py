@@ -100,6 +100,7 @@ async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
             access_log=False,
             http="httptools",
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(services.settings.dispatcher_grace_s)),
         )
     )

@@ -75,7 +75,18 @@ def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
     _, written = models_json_schema([(model, "validation") for model in _BY_HAND], ref_template=REF)
     components = made.setdefault("components", {})
     components["schemas"] = {**written["$defs"], **components.get("schemas", {})}
+    _drop_framework_errors(made)
     if with_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"key": []}]
     return made
+
+
+def _drop_framework_errors(made: dict[str, Any]) -> None:
+    """FastAPI adds its own 422 wherever there is a path parameter; ours is a problem, and said where it can happen."""
+    for path in made["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        made["components"]["schemas"].pop(name, None)

@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 BATCH_AT_ONCE = 64
 """Jobs of a batch that are being taken in at the same time."""
 
+MARK_AFTER_S = 0.1
+"""How long a job whose client waits may be out of step with the outbox. Far below ``SWEEP_AFTER_S``."""
+
 SWEEP_AFTER_S = 5.0
 """A record unpublished for longer than this belongs to nobody any more."""
 
@@ -33,18 +36,12 @@ SWEEP_LIMIT = 200
 class Submission:
     """A job that was accepted, now (``fresh``) or earlier under the same id.
 
-    ``marking`` is the end of its publication in the store. Whoever is not in a hurry awaits it; it never raises.
+    ``unmarked``: the broker has confirmed it just now and the store has not been told yet.
     """
 
     job: Job
     fresh: bool
-    marking: "asyncio.Task[None] | None" = None
-
-    async def marked(self) -> "Submission":
-        """This submission, once the store knows that it was published (or could not be told)."""
-        if self.marking:
-            await asyncio.shield(self.marking)
-        return self
+    unmarked: bool = False
 
 
 class Submitter:
@@ -65,6 +62,7 @@ class Submitter:
         self._catalog = catalog
         self._clock = clock
         self._on_accepted = on_accepted
+        self._later: dict[str, asyncio.TimerHandle] = {}
         self._marks: set[asyncio.Task[None]] = set()
 
     async def check(self, spec: JobSpec) -> None:
@@ -75,7 +73,7 @@ class Submitter:
         check_fits(seen.facts[entry.name], seen.view)
 
     async def submit(self, spec: JobSpec) -> Submission:
-        """Accept a job, or raise and leave nothing behind.
+        """Accept a job, or raise and leave nothing behind. An ``unmarked`` one is to be marked, now or a little later.
 
         Raises what ``check`` does, ``IdConflict``, ``StoreUnavailable``, and ``BrokerUnavailable``. After the last the
         broker may have the job all the same: sending it again under the same id is safe.
@@ -85,7 +83,7 @@ class Submitter:
         job = created.job
         if created.fresh:
             await self._publish_or_withdraw(job)
-        elif created.published:
+        elif created.published or job.id in self._later:
             return Submission(job, fresh=False)
         elif job.state is JobState.QUEUED:
             # An earlier call crashed before the confirm; it may even still be at it, and a second copy does no harm.
@@ -93,7 +91,29 @@ class Submitter:
         if created.fresh:
             self._on_accepted(spec.model)
         log.debug("job.published", job=job.id, model=job.spec.model)
-        return Submission(job, created.fresh, self._mark_soon(job.id))
+        return Submission(job, created.fresh, unmarked=True)
+
+    async def submit_and_mark(self, spec: JobSpec) -> Submission:
+        """``submit``, and tell the store at once."""
+        submission = await self.submit(spec)
+        if submission.unmarked:
+            await self._mark(submission.job.id)
+        return submission
+
+    def mark_later(self, submission: Submission) -> None:
+        """Tell the store in ``MARK_AFTER_S``, unless ``ended`` comes first: for those who wait for the job.
+
+        A worker that starts a job takes it out of the outbox itself. Leaving that to it saves a quick job a command and
+        every reader of events a wake-up, which together are a good part of what such a job costs.
+        """
+        job_id = submission.job.id
+        if submission.unmarked and job_id not in self._later:
+            self._later[job_id] = asyncio.get_running_loop().call_later(MARK_AFTER_S, self._mark_now, job_id)
+
+    def ended(self, job_id: str) -> None:
+        """The job is over, and with that out of the outbox."""
+        if timer := self._later.pop(job_id, None):
+            timer.cancel()
 
     async def submit_all(self, specs: Sequence[JobSpec | AffinityError]) -> list[Submission | AffinityError]:
         """Accept or refuse each by itself; answers in order. What is an error already is passed through."""
@@ -104,7 +124,7 @@ class Submitter:
                 return spec
             async with slots:
                 try:
-                    return await (await self.submit(spec)).marked()
+                    return await self.submit_and_mark(spec)
                 except AffinityError as error:
                     return error
 
@@ -123,7 +143,9 @@ class Submitter:
         return len(stranded)
 
     async def close(self) -> None:
-        """Wait until the store has been told of every publish."""
+        """Tell the store of every publish it does not know of yet."""
+        for job_id in list(self._later):
+            self._mark_now(job_id)
         await asyncio.gather(*self._marks)
 
     async def _publish_or_withdraw(self, job: Job) -> None:
@@ -143,11 +165,11 @@ class Submitter:
             log.warning("job.not_withdrawn", job=job_id)
             return True
 
-    def _mark_soon(self, job_id: str) -> "asyncio.Task[None]":
+    def _mark_now(self, job_id: str) -> None:
+        self._later.pop(job_id).cancel()
         task = asyncio.create_task(self._mark(job_id))
         self._marks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._marks.discard)
-        return task
 
     async def _mark(self, job_id: str) -> None:
         try:

@@ -20,6 +20,7 @@ from affinity.errors import (
     StoreUnavailable,
     Transient,
     UndecodableMessage,
+    UnknownJob,
 )
 from affinity.io.ports import DeadLetter, Delivery, Verdict
 from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
@@ -192,12 +193,26 @@ class BatchRunner:
             log.warning("finish.unrecorded", job=started.job.id, error=unavailable.message)
             self.requeue_later(started.delivery)
             return
-        if owned:
-            self._count(batch, started, outcome)
-        if owned and error:
+        if not owned:
+            await self._disown(started)
+            return
+        self._count(batch, started, outcome)
+        if error:
             await self.bury(started.delivery, error, batch.entry.name)
         else:
             await started.delivery.ack()
+
+    async def _disown(self, started: Started) -> None:
+        """Our lease ran out while it ran and the attempt was given up. Unless the job is over, ours is its only copy."""
+        try:
+            job = await self._services.store.get(started.job.id)
+        except UnknownJob:
+            await started.delivery.ack()
+        except StoreUnavailable:
+            self.requeue_later(started.delivery)
+        else:
+            log.warning("attempt.disowned", job=job.id, state=job.state)
+            await (started.delivery.ack() if job.state.terminal else started.delivery.requeue())
 
     async def _retry(self, batch: Batch, started: Started, error: Transient) -> None:
         self._services.metrics.failed(batch.entry.name, error.code)

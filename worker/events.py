@@ -58,9 +58,10 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The model is in memory; it took ``footprint_bytes`` and ``load_s``."""
+    """The model is in memory; it took ``footprint_bytes`` and ``load_s``, and the driver says ``gpu``."""
 
     load: Load
+    gpu: Gpu
     footprint_bytes: int
     load_s: float
 

@@ -105,26 +105,11 @@ class Executor:
         if self._process:
             raise InvariantBroken(f"executor {self._label} runs already")
         self._end_is_wanted = True  # until it is ready, its end is this call's to report
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command(theirs.fileno()),
-                env=self._env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=_STDERR,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in the terminal is the worker's to handle
-            )
-            link = _Link()
-            hello = link.expect(HELLO_ID)
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()  # or we would never see the child's end of the socket close
-        self._link = link
-        self._watch = asyncio.create_task(self._watch_child(self._process, link), name=f"watch-{self._label}")
+        link = _Link()
+        hello = link.expect(HELLO_ID)
+        process = await self._spawn(link)
+        self._process, self._link = process, link
+        self._watch = asyncio.create_task(self._watch_child(process, link), name=f"watch-{self._label}")
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await hello
@@ -175,6 +160,24 @@ class Executor:
         if self._process:
             _kill_group(self._process.pid)
         await self._gone()
+
+    async def _spawn(self, link: "_Link") -> asyncio.subprocess.Process:
+        ours, theirs = socket.socketpair()
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+            return await asyncio.create_subprocess_exec(
+                *self._command(theirs.fileno()),
+                env=self._env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=_STDERR,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C in the terminal is the worker's to handle
+            )
+        except BaseException:
+            link.hang_up()
+            raise
+        finally:
+            theirs.close()  # or we would never see the child's end of the socket close
 
     def _command(self, socket_fd: int) -> list[str]:
         gpu = self._env.get("CUDA_VISIBLE_DEVICES", "") if self._torch_device != "cpu" else ""

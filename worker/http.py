@@ -22,7 +22,7 @@ Health = Callable[[], tuple[bool, dict[str, object]]]
 """Whether the process is ready to serve jobs, and what to show with that."""
 
 
-class CannotListen(Exception):
+class CannotListen(OSError):
     """The address cannot be had; the message names the settings to change."""
 
 

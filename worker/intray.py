@@ -27,6 +27,10 @@ class Intray:
         """True while any consumer runs."""
         return bool(self._armed)
 
+    def expects(self, model: str) -> bool:
+        """True while a consumer runs on that model's queue."""
+        return model in self._armed
+
     def put(self, model: str, delivery: Delivery) -> None:
         """Keep a delivery that a consumer brought."""
         self._in_hand.setdefault(model, deque()).append(delivery)

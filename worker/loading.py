@@ -79,8 +79,9 @@ class Loader:
         except AffinityError as error:
             self._post(LoadFault(load, error))
         else:
+            load_s = services.clock.monotonic() - begun
             self._observe(loaded.total_bytes)
-            self._post(Fetched(load, loaded.reserved_bytes, services.clock.monotonic() - begun))
+            self._post(Fetched(load, await read_gpu(services), loaded.reserved_bytes, load_s))
 
     async def release(self, load: Load) -> None:
         """Give the claim up; where the store is away it runs out by itself."""

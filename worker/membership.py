@@ -37,9 +37,9 @@ class Membership:
         for report in lost:
             try:
                 if await self._services.fleet.begin_reaping(report.worker, self._services.identity.worker, REAPING_S):
-                    await self._unbind(report)
+                    jobs = await self._settle_estate(report)
                     await self._services.fleet.forget(report)
-                    await self.note("worker.lost", lost=report.worker)
+                    await self.note("worker.lost", lost=report.worker, jobs=str(jobs))
                     await self._services.fleet.wake()
             except (StoreUnavailable, BrokerUnavailable) as error:
                 log.warning("reaping.incomplete", lost=report.worker, error=error.message)
@@ -62,9 +62,11 @@ class Membership:
         except StoreUnavailable as error:
             log.warning("event.unsent", kind=kind, error=error.message)
 
-    async def _unbind(self, report: WorkerReport) -> None:
+    async def _settle_estate(self, report: WorkerReport) -> int:
+        """Undo the bindings of a worker that is gone and make the jobs it ran demand again. Says how many they were."""
         for resident in report.residents:
             await self._services.publisher.unbind(resident.model, report.worker)
+        return await self._services.store.reclaim(report.worker, self._services.clock.now())
 
     async def _take_over(self) -> str | None:
         """``None`` once the name is free and nothing of its earlier life is left; else why not."""
@@ -74,5 +76,5 @@ class Membership:
             return "its earlier life still has a lease"
         for report in sighting.lost:
             if report.worker == name:
-                await self._unbind(report)
+                await self._settle_estate(report)
         return None

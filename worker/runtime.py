@@ -180,9 +180,9 @@ class Worker:
                 raise InvariantBroken(f"another process is worker {name}: give each its own WORKER_ID")
 
     def _arrived(self, model: str, delivery: Delivery) -> None:
-        if self._state.ready(model):
+        if self._intray.expects(model):
             self._intray.put(model, delivery)
-        else:  # On its way while the model was leaving: not here after all.
+        else:  # On its way while the consumer was being stopped: kept, it would wait here for the whole batch.
             self._tasks.spawn(delivery.requeue(), "requeue")
 
     def _beat(self, gpu: Gpu) -> None:
@@ -240,6 +240,7 @@ class Worker:
         if model not in self._state.residents:  # The executor died in the meantime.
             self._tasks.spawn(self._loader.release(event.load), "release")
             return
+        self._state.observe(event.gpu)
         self._state.loaded(model, event.footprint_bytes, self._services.clock.now())
         self._learning.loaded(model, event.footprint_bytes, event.load_s)
         self._first_batch[model] = event.load_s

@@ -53,6 +53,7 @@ class RedisJobStore:
         self._start = self._script("start")
         self._finish = self._script("finish")
         self._give_back = self._script("give_back")
+        self._reclaim = self._script("reclaim")
         self._demand = link.script(lua("demand"))
         self._page = link.script(lua("page"))
 
@@ -140,6 +141,10 @@ class RedisJobStore:
         mode = "attempt" if uses_attempt else "loss" if error else "neither"
         args = self._args(now, attempt.job_id, attempt.token, mode, *record.encode_error(error))
         return bool(await self._give_back(self._shared_keys, args))
+
+    async def reclaim(self, worker: str, now: float) -> int:
+        """See the port."""
+        return int(await self._reclaim(self._shared_keys, self._args(now, worker, *record.encode_error(LOST))))
 
     async def demand(self) -> Sequence[Demand]:
         """See the port."""

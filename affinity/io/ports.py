@@ -113,6 +113,12 @@ class JobStore(Protocol):
         hand-back of a stopping worker, without one, counts as neither).
         """
 
+    async def reclaim(self, worker: str, now: float) -> int:
+        """Running -> queued for the jobs of a lost worker: each counts a loss, and is demand again. Says how many.
+
+        Attempts under that worker's live lease are left alone.
+        """
+
     async def fail(self, job_id: str, error: JobError, now: float) -> bool:
         """Queued -> failed: the job gives up before it starts. False if it is not queued (any more)."""
 

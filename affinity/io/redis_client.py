@@ -70,7 +70,9 @@ class RedisLink:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
-            timeout=patience.deadline_s,
+            # Shorter than the deadline: a call that got a connection in the very instant it is cancelled would lose the
+            # cancellation (asyncio.wait_for before Python 3.12) and run for its timeouts once more.
+            timeout=patience.answer_s,
             socket_connect_timeout=patience.connect_s,
             socket_timeout=patience.answer_s,
             socket_keepalive=True,

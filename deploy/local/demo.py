@@ -90,7 +90,7 @@ async def tour(fleet: Fleet, stop: StopRequest, console: Console, environ: Mappi
     console.print(table(outcomes, loads))
     console.print(f"{len(outcomes)} jobs in {took_s:.1f} s ({len(outcomes) / took_s:.0f} jobs/s)")
     for line in sample_lines(outcomes):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 async def _send_all(

@@ -26,13 +26,16 @@ class Outcome:
 
 
 async def loads_per_model(client: httpx.AsyncClient) -> Counter[str]:
-    """How often each model was loaded, summed over the ``model_loads_total`` of every worker's ``/metrics``."""
-    workers = (await client.get("/workers")).raise_for_status().json()["workers"]
-    # A process that serves several GPUs is several workers with one address.
-    urls = sorted({worker["metrics_url"] for worker in workers})
+    """How often each model was loaded, summed over the ``model_loads_total`` of every worker. Raises ``JobsFailed``."""
     loads: Counter[str] = Counter()
-    for url in urls:
-        loads.update(loads_in((await client.get(url)).raise_for_status().text))
+    try:
+        workers = (await client.get("/workers")).raise_for_status().json()["workers"]
+        # A process that serves several GPUs is several workers with one address.
+        for url in sorted({worker["metrics_url"] for worker in workers}):
+            page = await client.get(f"{url.removesuffix('/metrics')}/metrics")
+            loads.update(loads_in(page.raise_for_status().text))
+    except httpx.HTTPError as error:
+        raise JobsFailed(f"the workers' metrics cannot be read: {error}") from error
     return loads
 
 

@@ -13,6 +13,11 @@ from deploy.local.servers import ServerUrls
 SIMULATED_WORKERS = 3
 DISPATCHER_PORT = 5000
 METRICS_PORT = 8000
+
+WORKER_GRACE_S = 30.0
+KILL_AFTER_GRACE_S = 20.0
+"""What a worker may take, beyond the grace time of its jobs, before it is killed."""
+
 WILDCARDS = {"0.0.0.0", "::", ""}
 
 
@@ -30,6 +35,7 @@ class Plan:
     dispatcher_host: str
     dispatcher_port: int | None
     metrics_port: int | None
+    stop_grace_s: float
 
     @property
     def worker_ids(self) -> list[str]:
@@ -52,7 +58,9 @@ def read_plan(environ: Mapping[str, str], has_gpu: bool) -> Plan:
         worker_gpu=worker_gpu,
         dispatcher_host=environ.get("DISPATCHER_HOST") or "127.0.0.1",
         dispatcher_port=_integer(environ, "DISPATCHER_PORT", 1, 65535),
-        metrics_port=_integer(environ, "WORKER_METRICS_PORT", 1, 65535),
+        # 0 means "any free one" to the worker; here each gets a known one, so that it can be printed.
+        metrics_port=_integer(environ, "WORKER_METRICS_PORT", 0, 65535) or None,
+        stop_grace_s=_seconds(environ, "WORKER_GRACE_S", WORKER_GRACE_S) + KILL_AFTER_GRACE_S,
     )
 
 
@@ -96,3 +104,10 @@ def _integer(environ: Mapping[str, str], name: str, least: int, most: int) -> in
     if not text.isdecimal() or not least <= int(text) <= most:
         raise BadSetting(f"{name}={text}: must be a whole number from {least} to {most}")
     return int(text)
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return max(0.0, float(environ.get(name) or default))
+    except ValueError as error:
+        raise BadSetting(f"{name}={environ[name]}: must be a number of seconds") from error

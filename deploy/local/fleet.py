@@ -15,7 +15,6 @@ from deploy.local.servers import ServerUrls
 from deploy.local.warden import Warden
 
 READY_TIMEOUT_S = 90.0
-STOP_GRACE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +99,14 @@ class Fleet:
         found = {child.name: child for child in self._workers}
         return found[worker_id]
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Workers first (all at once, each may finish its jobs within ``grace_s``), then the dispatcher."""
+    def stop(self) -> None:
+        """Workers first (all at once, each may finish its jobs within its grace time), then the dispatcher."""
         for child in self._workers:
             child.terminate()
         for child in self._workers:
-            child.stop(grace_s)
+            child.stop(self._plan.stop_grace_s)
         if self._dispatcher is not None:
-            self._dispatcher.stop(grace_s)
+            self._dispatcher.stop(self._plan.stop_grace_s)
 
     def _children(self) -> list[Child]:
         return ([self._dispatcher] if self._dispatcher is not None else []) + self._workers

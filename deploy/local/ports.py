@@ -2,11 +2,15 @@
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from deploy.local.child import Child, StartFailed
 
 LOOPBACK = "127.0.0.1"
+
+
+class PortTaken(StartFailed):
+    """Another process listens where ours should."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -31,6 +35,13 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def require_free(name: str, ports: Iterable[int]) -> None:
+    """Raises ``PortTaken`` that says which port of ``name`` is in use."""
+    for port in ports:
+        if not is_free(port):
+            raise PortTaken(f"{name}: port {port} is in use by another process")
 
 
 def first_free_port(start: int, taken: frozenset[int] = frozenset()) -> int:

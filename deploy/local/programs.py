@@ -37,23 +37,22 @@ class Programs:
     redis_server: Path
 
 
-def find_programs(which: Callable[[str], str | None] = shutil.which) -> Programs:
-    """Look in the usual folders and in PATH. Raises ``MissingPrograms`` naming every one that is not there."""
-    found = {
-        "rabbitmq-server": _find("rabbitmq-server", RABBITMQ_FOLDERS, which, SYSTEM_FOLDERS),
-        "epmd": _find("epmd", ERLANG_FOLDERS, which, SYSTEM_FOLDERS),
-        "redis-server": _find("redis-server", (), which, SYSTEM_FOLDERS),
-    }
-    missing = [name for name, path in found.items() if path is None]
+def find_programs(which: Callable[[str], str | None] = shutil.which, *, folders_of_the_system: bool = True) -> Programs:
+    """Look in the usual folders and in PATH. Raises ``MissingPrograms`` naming every one that is not there.
+
+    ``folders_of_the_system=False`` asks ``which`` only.
+    """
+    first = {"rabbitmq-server": RABBITMQ_FOLDERS, "epmd": ERLANG_FOLDERS, "redis-server": ()}
+    found: dict[str, Path] = {}
+    for name, folders in first.items():
+        in_path = which(name)
+        candidates = [folder / name for folder in folders] if folders_of_the_system else []
+        candidates += [Path(in_path)] if in_path is not None else []
+        candidates += [folder / name for folder in SYSTEM_FOLDERS] if folders_of_the_system else []
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is not None:
+            found[name] = path
+    missing = [name for name in first if name not in found]
     if missing:
         raise MissingPrograms(missing)
-    return Programs(*(path for path in found.values() if path is not None))
-
-
-def _find(name: str, before: Sequence[Path], which: Callable[[str], str | None], after: Sequence[Path]) -> Path | None:
-    in_path = which(name)
-    candidates = [folder / name for folder in before]
-    if in_path is not None:
-        candidates.append(Path(in_path))
-    candidates += [folder / name for folder in after]
-    return next((path for path in candidates if path.is_file()), None)
+    return Programs(found["rabbitmq-server"], found["epmd"], found["redis-server"])

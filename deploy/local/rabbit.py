@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.local.child import Child, StartFailed
-from deploy.local.ports import LOOPBACK, answers, free_ports, wait_for
+from deploy.local.ports import LOOPBACK, PortTaken, answers, free_ports, require_free, wait_for
 from deploy.local.programs import Programs
 from deploy.local.warden import Warden
 
@@ -72,8 +72,12 @@ class PrivateRabbit:
         """What the node wrote to its log."""
         return self.directory / "log" / "rabbit.log"
 
+    @property
+    def _ports(self) -> tuple[int, int, int]:
+        return self.port, self._dist_port, self._epmd_port
+
     def start(self) -> None:
-        """Start and wait until it speaks AMQP (about 6 to 15 s). Raises ``StartFailed`` with its last log lines."""
+        """Start and wait until it speaks AMQP (about 6 to 15 s). Raises ``StartFailed``: why, or its last log lines."""
         if self.running:
             return
         if self.port:
@@ -84,10 +88,9 @@ class PrivateRabbit:
             try:
                 self._start_once()
                 return
-            except StartFailed as error:
-                self.stop()
+            except PortTaken:
                 # Between choosing a port and listening on it another process may have taken it.
-                if attempt == START_ATTEMPTS or "eaddrinuse" not in str(error).lower():
+                if attempt == START_ATTEMPTS:
                     raise
 
     def stop(self) -> None:
@@ -108,6 +111,16 @@ class PrivateRabbit:
         self.start()
 
     def _start_once(self) -> None:
+        require_free("rabbitmq", self._ports)
+        try:
+            self._launch()
+        except StartFailed:
+            self.stop()
+            # What its log says of a taken port is hard to find; asking again is not.
+            require_free("rabbitmq", self._ports)
+            raise
+
+    def _launch(self) -> None:
         self._write_files()
         environment = self._environment()
         address = ["-port", str(self._epmd_port), "-address", LOOPBACK]

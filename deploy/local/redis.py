@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.local.child import Child, StartFailed
-from deploy.local.ports import LOOPBACK, answers, free_ports, wait_for
+from deploy.local.ports import LOOPBACK, PortTaken, answers, free_ports, require_free, wait_for
 from deploy.local.programs import Programs
 from deploy.local.warden import Warden
 
@@ -56,7 +56,7 @@ class PrivateRedis:
         return self.directory / "redis.log"
 
     def start(self) -> None:
-        """Start and wait until it answers PING. Raises ``StartFailed`` with its last log lines."""
+        """Start and wait until it answers PING. Raises ``StartFailed``: why, or its last log lines."""
         if self.running:
             return
         if self.port:
@@ -67,10 +67,9 @@ class PrivateRedis:
             try:
                 self._start_once()
                 return
-            except StartFailed as error:
-                self.stop()
+            except PortTaken:
                 # Between choosing a port and listening on it another process may have taken it.
-                if attempt == START_ATTEMPTS or "in use" not in str(error):
+                if attempt == START_ATTEMPTS:
                     raise
 
     def stop(self) -> None:
@@ -89,6 +88,16 @@ class PrivateRedis:
         self.start()
 
     def _start_once(self) -> None:
+        require_free("redis", [self.port])
+        try:
+            self._launch()
+        except StartFailed:
+            self.stop()
+            # What its log says of a taken port is hard to find; asking again is not.
+            require_free("redis", [self.port])
+            raise
+
+    def _launch(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "redis.conf"
         config.write_text(CONFIG.format(host=LOOPBACK, port=self.port, directory=self.directory.resolve()))

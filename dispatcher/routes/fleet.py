@@ -100,7 +100,7 @@ def _entry_json(
         "max_batch": entry.max_batch,
         "timeout_s": entry.timeout_s,
         "pinned": entry.pinned,
-        "declared_bytes": entry.declared_bytes,
+        "declared_bytes": entry.vram_bytes,
         "holders": [holder.worker for holder in view.holders(entry.name)],
         "measured": [
             {"gpu": gpu, "footprint_bytes": m.footprint_bytes, "load_s": m.load_s, "exec_s": m.exec_s}

@@ -45,11 +45,14 @@ async def submit(request: Request) -> Response:
     spec = job_spec(await read_object(request), request.headers.get(IDEMPOTENCY_KEY))
     wait_s = wait_preference(request.headers.getlist("prefer"))
     if not wait_s:
-        submission = await (await dispatcher.submitter.submit(spec)).marked()
+        submission = await dispatcher.submitter.submit_and_mark(spec)
         return _answer(submission.job, 202 if submission.fresh else 200)
     with dispatcher.settlements.expecting(spec.id) as hint:
         submission = await dispatcher.submitter.submit(spec)
+        dispatcher.submitter.mark_later(submission)
         job = await dispatcher.settlements.finished(submission.job, hint, wait_s)
+    if job.state.terminal:
+        dispatcher.submitter.ended(job.id)
     return _answer(job, 200 if job.state.terminal else 202, wait_s)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from affinity.errors import Overloaded
 from dispatcher.metrics import CONTENT_TYPE, BrokerGauges, StoreGauges
@@ -20,7 +21,7 @@ Found = TypeVar("Found")
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    response_class=PlainTextResponse,
 )
 async def metrics(request: Request) -> Response:
     """All series of this dispatcher, in the Prometheus text format."""

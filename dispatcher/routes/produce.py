@@ -33,7 +33,7 @@ async def produce(request: Request) -> Response:
     """A job for `model` (`echo` if not said) with `payload` as its input."""
     dispatcher = dispatcher_of(request)
     spec = produced_spec(await read_object(request))
-    submission = await (await dispatcher.submitter.submit(spec)).marked()
+    submission = await dispatcher.submitter.submit_and_mark(spec)
     now = dispatcher.services.clock.now()
     return JsonResponse({"status": "success", "message_id": submission.job.id, "timestamp": rfc3339(now)})
 
@@ -75,7 +75,7 @@ def _spec_of_item(number: int, item: object) -> JobSpec:
     try:
         return produced_spec(as_object(item))
     except InvalidInput as error:
-        place = f"messages.{number}" if error.field is None else f"messages.{number}.{error.field}"
+        place = f"messages[{number}]" if error.field is None else f"messages[{number}].{error.field}"
         raise InvalidInput(error.message.removeprefix(f"{error.field}: "), place) from None
 
 

@@ -6,7 +6,7 @@ Reserved, not allocated: what torch has taken from the driver is what the next m
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,34 +17,37 @@ Results = TypeVar("Results")
 
 
 class CudaMemory:
-    """Device 0 of this process, which must be ``gpu_uuid`` (as NVML writes it). Raises ``LoadFailed`` if it is not."""
+    """Device 0 of this process, which must be ``gpu_uuid`` (as NVML writes it). Raises ``LoadFailed`` if it is not.
 
-    def __init__(self, gpu_uuid: str) -> None:
-        if not torch.cuda.is_available():
+    ``cuda`` is ``torch.cuda``, or a stand-in where there is no device.
+    """
+
+    def __init__(self, gpu_uuid: str, cuda: Any = torch.cuda) -> None:
+        if not cuda.is_available():
             raise LoadFailed(
                 f"torch {torch.__version__} cannot use CUDA here: install a torch built for CUDA and a driver to fit it"
             )
-        seen = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        seen = f"GPU-{cuda.get_device_properties(0).uuid}"
         # For a MIG instance CUDA may give the whole GPU's UUID, so only whole GPUs can be told apart here.
         if gpu_uuid.startswith("GPU-") and seen != gpu_uuid:
             raise LoadFailed(f"CUDA shows {seen} where {gpu_uuid} was to be served; check CUDA_VISIBLE_DEVICES")
-        torch.zeros(1, device="cuda:0")  # creates the context now: the first load must not be charged for it
-        torch.cuda.empty_cache()
-        self._loads = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        cuda.synchronize()  # makes CUDA's context now: the first load would be timed with the second or two it takes
+        self._cuda = cuda
+        self._loads = cuda.Stream()
         self._loading = threading.Event()
 
     def load(self, load: Callable[[], LoadedModel]) -> tuple[LoadedModel, int]:
         """Load on a stream of its own, so that copies do not queue up behind the batches that run meanwhile."""
         self._loading.set()
         try:
-            before = torch.cuda.memory_reserved()
-            torch.cuda.reset_peak_memory_stats()
-            with torch.cuda.stream(self._loads):
+            before = self._cuda.memory_reserved()
+            self._cuda.reset_peak_memory_stats()
+            with self._cuda.stream(self._loads):
                 model = load()
             self._loads.synchronize()
-            took = torch.cuda.max_memory_reserved() - before
+            took = self._cuda.max_memory_reserved() - before
             # Blocks freed on this stream could serve no other stream: give them back to the driver.
-            torch.cuda.empty_cache()
+            self._cuda.empty_cache()
         finally:
             self._loading.clear()
         # A load that found room in the cache took nothing from the driver, but it does hold its weights.
@@ -53,9 +56,9 @@ class CudaMemory:
     def run(self, run: Callable[[], Results]) -> tuple[Results, int]:
         """Growth is only known while nothing loads: otherwise it may be the other's."""
         alone = not self._loading.is_set()
-        before = torch.cuda.memory_reserved()
+        before = self._cuda.memory_reserved()
         results = run()
-        grown = torch.cuda.memory_reserved() - before
+        grown = self._cuda.memory_reserved() - before
         return results, max(0, grown) if alone and not self._loading.is_set() else 0
 
     def freed(self, reserved_bytes: int) -> None:
@@ -63,4 +66,4 @@ class CudaMemory:
 
     def total_bytes(self) -> int:
         """All that torch has taken from the driver."""
-        return torch.cuda.memory_reserved()
+        return int(self._cuda.memory_reserved())

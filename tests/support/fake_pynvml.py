@@ -4,6 +4,8 @@
 constants and error classes against the real module.
 """
 
+# ruff: noqa: N802, N815 - these are pynvml's names
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -55,7 +57,7 @@ class NVMLError(Exception):
     value: int
     text = ""
 
-    def __new__(cls, *arguments: int) -> "NVMLError":
+    def __new__(cls, *arguments: int) -> "NVMLError":  # noqa: PYI034 - the root makes objects of its subclasses
         if cls is NVMLError:
             return BY_CODE[arguments[0]]()
         return super().__new__(cls)
@@ -63,6 +65,8 @@ class NVMLError(Exception):
     def __str__(self) -> str:
         return self.text or f"NVML Error with code {self.value}"
 
+
+Error = NVMLError  # inside FakeNvml the name means the module's attribute
 
 BY_CODE: dict[int, type[NVMLError]] = {
     code: type(f"NVMLError_{name}", (NVMLError,), {"value": code, "text": text})
@@ -116,12 +120,12 @@ class FakeNvml:
     NVML_DEVICE_MIG_DISABLE = 0
     NVML_DEVICE_MIG_ENABLE = 1
 
-    def __init__(self, *devices: FakeDevice, init_error: type[NVMLError] | None = None) -> None:
+    def __init__(self, *devices: FakeDevice, init_error: type[Error] | None = None) -> None:
         self._devices = devices
         self._init_error = init_error
         self.initialised = 0
 
-    def __getattr__(self, name: str) -> type[NVMLError]:
+    def __getattr__(self, name: str) -> type[Error]:
         error = next((kind for kind in BY_CODE.values() if kind.__name__ == name), None)
         if error is None:
             raise AttributeError(f"pynvml has no {name}, or this fake lacks it")

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import aio_pika
@@ -55,18 +56,19 @@ async def take(servers: PrivateServers, queue: str) -> bytes:
         return message.body
 
 
-@pytest.mark.parametrize("how", ["restart", "kill"])
-async def test_a_confirmed_message_and_its_address_survive(own_servers: PrivateServers, how: str) -> None:
+async def test_confirmed_messages_and_the_address_survive_a_restart_and_a_crash(own_servers: PrivateServers) -> None:
     before = own_servers.rabbit.url
-    await publish(own_servers, f"kept-{how}", b"still here")
-    if how == "kill":
-        own_servers.rabbit.kill()
-        assert not own_servers.rabbit.running
-        own_servers.rabbit.start()
-    else:
-        own_servers.rabbit.restart()
+    await publish(own_servers, "kept", b"before the restart")
+    own_servers.rabbit.restart()
+    # The crash comes after a clean stop on purpose: RabbitMQ 3.10 writes the name of a new quorum queue to disk up to
+    # two seconds after it has confirmed messages in it, and a crash within that time loses the queue.
+    await publish(own_servers, "kept", b"before the crash")
+    own_servers.rabbit.kill()
+    assert not own_servers.rabbit.running
+    own_servers.rabbit.start()
     assert own_servers.rabbit.url == before
-    assert await take(own_servers, f"kept-{how}") == b"still here"
+    assert await take(own_servers, "kept") == b"before the restart"
+    assert await take(own_servers, "kept") == b"before the crash"
 
 
 async def test_redis_keeps_its_contents_and_refuses_to_evict(own_servers: PrivateServers) -> None:
@@ -79,14 +81,19 @@ async def test_redis_keeps_its_contents_and_refuses_to_evict(own_servers: Privat
         assert await client.get("kept") == b"1"
 
 
+def sockets_of(pid: int) -> set[str]:
+    """Inode numbers of the sockets that a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        # A descriptor may be closed while we look.
+        with suppress(OSError):
+            found.add(link.readlink().name)
+    return {name.removeprefix("socket:[").removesuffix("]") for name in found if name.startswith("socket:[")}
+
+
 def test_nothing_listens_beyond_loopback(own_servers: PrivateServers) -> None:
-    pids = {own_servers.rabbit.pid, own_servers.rabbit.epmd_pid, own_servers.redis.pid}
-    inodes = {
-        link.readlink().name.removeprefix("socket:[").removesuffix("]")
-        for pid in pids
-        for link in Path(f"/proc/{pid}/fd").iterdir()
-        if str(link.readlink()).startswith("socket:")
-    }
+    pids = (own_servers.rabbit.pid, own_servers.rabbit.epmd_pid, own_servers.redis.pid)
+    inodes = {inode for pid in pids if pid is not None for inode in sockets_of(pid)}
     listening = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -94,7 +101,8 @@ def test_nothing_listens_beyond_loopback(own_servers: PrivateServers) -> None:
             if fields[3] == "0A" and fields[9] in inodes:
                 listening.append(fields[1].split(":")[0])
     assert len(listening) >= 4
-    assert set(listening) == {"0100007F"}
+    # The port mapper also listens on ::1, which /proc writes in words of four bytes, lowest byte first.
+    assert set(listening) <= {"0100007F", "00000000000000000000000001000000"}
 
 
 def test_stopping_leaves_no_process_and_no_port_mapper(tmp_path: Path) -> None:
@@ -123,11 +131,14 @@ def test_killing_their_owner_kills_them(tmp_path: Path) -> None:
         assert all(group_is_gone(group) for group in groups)
 
 
-def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_a_broker_whose_port_was_taken_while_it_was_stopped_says_so(tmp_path: Path) -> None:
     programs = require_programs(os.environ)
-    with Warden() as warden, socket.create_server(("127.0.0.1", 0)) as taken:
+    with Warden() as warden:
         rabbit = PrivateRabbit(programs, tmp_path, warden, os.environ)
-        rabbit.port = taken.getsockname()[1]
-        with pytest.raises(StartFailed, match="eaddrinuse|in use"):
+        rabbit.start()
+        rabbit.stop()
+        with socket.create_server(("127.0.0.1", rabbit.port)), pytest.raises(StartFailed) as raised:
             rabbit.start()
         rabbit.stop()
+    assert f"port {rabbit.port}" in str(raised.value)
+    assert "in use" in str(raised.value)

@@ -63,7 +63,7 @@ async def test_a_batch_that_is_no_list_of_jobs_is_refused_with_the_field(world: 
 
 async def test_a_broker_that_goes_away_refuses_the_rest_and_keeps_nothing_of_it(world: DispatcherWorld):
     async def fail_from_the_third(spec: JobSpec) -> None:
-        world.publisher.down = len(world.publisher.published) >= 1
+        world.broker.down = len(world.publisher.published) >= 1
 
     world.publisher.on_publish = fail_from_the_third
     answer = await world.post("/jobs/batch", {"jobs": [{**ECHO, "id": f"j{n}"} for n in range(200)]})

@@ -24,7 +24,7 @@ async def unpublished(world: DispatcherWorld) -> list[str]:
 
 
 async def test_a_refused_publish_leaves_nothing_behind(world: DispatcherWorld):
-    world.publisher.down = True
+    world.broker.down = True
 
     answer = await world.post("/jobs", {"model": "echo", "input": 1, "id": "j1"})
 
@@ -37,9 +37,9 @@ async def test_a_refused_publish_leaves_nothing_behind(world: DispatcherWorld):
 
 
 async def test_the_id_of_a_refused_job_is_free_again(world: DispatcherWorld):
-    world.publisher.down = True
+    world.broker.down = True
     await world.post("/jobs", {"model": "echo", "input": 1, "id": "j1"})
-    world.publisher.down = False
+    world.broker.down = False
 
     answer = await world.post("/jobs", {"model": "echo", "input": 2, "id": "j1"})
 
@@ -83,6 +83,53 @@ async def test_a_store_that_goes_away_after_the_confirm_does_not_unaccept_the_jo
     assert await unpublished(world) == ["j1"]
 
 
+async def test_a_job_that_is_over_while_its_client_waits_costs_the_store_no_mark(world: DispatcherWorld):
+    marked: list[str] = []
+
+    async def note(job_id: str) -> None:
+        marked.append(job_id)
+
+    world.stores.jobs.published = note  # type: ignore[method-assign]
+    submitter = world.dispatcher.submitter
+    submitter.mark_later(await submitter.submit(SPEC))
+    await world.serve("j1")
+    submitter.ended("j1")
+    await submitter.close()
+
+    assert marked == []
+    assert await unpublished(world) == [], "the worker that started it took it out of the outbox"
+
+
+async def test_a_job_whose_client_waits_is_marked_when_the_dispatcher_stops(world: DispatcherWorld):
+    submission = await world.dispatcher.submitter.submit(SPEC)
+    world.dispatcher.submitter.mark_later(submission)
+
+    await world.dispatcher.submitter.close()
+
+    assert await unpublished(world) == []
+    assert [event.kind for event in world.stores.said] == ["job.accepted"]
+
+
+async def test_a_job_whose_client_waits_is_marked_after_a_little_while(world: DispatcherWorld):
+    marked = asyncio.Event()
+    published = world.stores.jobs.published
+
+    async def notice(job_id: str) -> None:
+        await published(job_id)
+        marked.set()
+
+    world.stores.jobs.published = notice  # type: ignore[method-assign]
+    submitter = world.dispatcher.submitter
+    submitter.mark_later(await submitter.submit(SPEC))
+    again = await submitter.submit(SPEC)
+    submitter.mark_later(again)
+    await marked.wait()
+
+    assert await unpublished(world) == []
+    assert not again.fresh
+    assert len(world.publisher.published) == 1, "a retry in between needs no second copy"
+
+
 async def test_a_retry_publishes_what_a_crash_left_unpublished(world: DispatcherWorld):
     await crash_between_record_and_publish(world)
 
@@ -95,7 +142,7 @@ async def test_a_retry_publishes_what_a_crash_left_unpublished(world: Dispatcher
 
 async def test_a_refused_retry_leaves_the_record_to_the_call_that_made_it(world: DispatcherWorld):
     await crash_between_record_and_publish(world)
-    world.publisher.down = True
+    world.broker.down = True
 
     answer = await world.post("/jobs", {"model": "echo", "input": {"n": 1}, "id": "j1"})
 
@@ -128,7 +175,7 @@ async def test_the_sweep_publishes_nothing_that_runs_already(world: DispatcherWo
 async def test_the_sweep_gives_up_while_the_broker_is_away_and_forgets_nothing(world: DispatcherWorld):
     await crash_between_record_and_publish(world)
     world.clock.advance(SWEEP_AFTER_S + 0.1)
-    world.publisher.down = True
+    world.broker.down = True
 
     with pytest.raises(BrokerUnavailable):
         await world.dispatcher.submitter.sweep()

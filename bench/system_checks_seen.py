@@ -1,0 +1,101 @@
+"""What an operator sees of the system: health, documents, fleet, catalogue, metrics."""
+
+# ruff: noqa: D103 - a check's name is the sentence it checks
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+
+from bench.api import TIMEOUT_S, Api
+
+DISPATCHER_METRICS = (
+    "messages_produced_total", "http_request_duration_seconds", "model_queue_depth", "model_oldest_wait_seconds",
+    "fallback_depth", "worker_up",
+)  # fmt: skip
+WORKER_METRICS = (
+    "messages_consumed_total", "message_processing_duration_seconds", "message_processing_errors_total",
+    "gpu_memory_total_bytes", "gpu_memory_used_bytes", "gpu_memory_free_bytes", "gpu_memory_foreign_bytes",
+    "model_loads_total", "model_load_duration_seconds", "model_evictions_total", "model_resident_bytes", "worker_up",
+)  # fmt: skip
+WAIT_S = 60
+
+
+def the_process_says_it_is_healthy(api: Api) -> None:
+    for path in ("/health", "/health/live"):
+        answer = api.call("GET", path)
+        assert answer.status_code == 200, f"{path} answered {answer.status_code}"
+        assert answer.json()["status"] == "healthy", f"{path}: {answer.text[:300]}"
+        assert answer.json()["timestamp"].endswith("Z"), f"{path}: timestamp is {answer.json()['timestamp']!r}"
+
+
+def broker_and_store_answer(api: Api) -> None:
+    answer = api.call("GET", "/health/ready")
+    assert answer.status_code == 200, f"answered {answer.status_code}: {answer.text[:300]}"
+
+
+def the_interface_is_documented(api: Api) -> None:
+    for path in ("/openapi.json", "/docs"):
+        assert (status := api.call("GET", path).status_code) == 200, f"{path} answered {status}"
+
+
+def at_least_one_worker_shows_its_gpu(api: Api) -> None:
+    workers = api.call("GET", "/workers").json()["workers"]
+    assert workers, "no worker is up: start one, then run this again"
+    for worker in workers:
+        gpu = worker["gpu"]
+        assert 0 <= gpu["used_bytes"] <= gpu["total_bytes"], f"{worker['id']}: {gpu}"
+        assert worker["lease_age_s"] < 60, f"{worker['id']}: its last report is {worker['lease_age_s']:.0f} s old"
+
+
+def the_catalogue_has_echo_and_says_who_holds_what(api: Api) -> None:
+    models = {model["name"]: model for model in api.call("GET", "/models").json()["models"]}
+    assert "echo" in models, f"there are only {', '.join(models)}"
+    api.submit("echo", {}, wait_s=WAIT_S)
+    workers = {worker["id"] for worker in api.call("GET", "/workers").json()["workers"]}
+    for name, model in models.items():
+        assert model["max_batch"] >= 1, f"{name}: max_batch is {model['max_batch']}"
+        assert set(model["holders"]) <= workers, f"{name} is held by {model['holders']}, workers are {workers}"
+
+
+def the_dispatchers_metrics_count_what_is_sent(api: Api) -> None:
+    before = _produced(api)
+    for n in range(2):
+        api.submit("echo", {"n": n}, wait_s=WAIT_S)
+    text = api.call("GET", "/metrics").text
+    missing = [name for name in DISPATCHER_METRICS if f"# TYPE {name.removesuffix('_total')}" not in text]
+    assert not missing, f"no {', '.join(missing)}"
+    assert _produced(api) >= before + 2, f"messages_produced_total went from {before:g} to {_produced(api):g} in 2 jobs"
+
+
+def every_workers_metrics_can_be_scraped(api: Api) -> None:
+    api.submit("echo", {}, wait_s=WAIT_S)
+    for worker in api.call("GET", "/workers").json()["workers"]:
+        url = worker["metrics_url"]
+        where = url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/metrics"
+        try:
+            answer = httpx.get(where, timeout=TIMEOUT_S)
+        except httpx.HTTPError as error:
+            raise AssertionError(f"{worker['id']}: {where}: {error or type(error).__name__}") from error
+        assert answer.status_code == 200, f"{worker['id']}: {where} answered {answer.status_code}"
+        missing = [name for name in WORKER_METRICS if f"# TYPE {name.removesuffix('_total')}" not in answer.text]
+        assert not missing, f"{worker['id']}: no {', '.join(missing)}"
+        assert f'worker_up{{worker="{worker["id"]}"}} 1.0' in answer.text, f"{worker['id']}: worker_up is not 1"
+
+
+def _produced(api: Api) -> float:
+    for line in api.call("GET", "/metrics").text.splitlines():
+        if line.startswith('messages_produced_total{model="echo"}'):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError('no messages_produced_total{model="echo"}')
+
+
+SEEN: tuple[Callable[[Api], None], ...] = (
+    the_process_says_it_is_healthy,
+    broker_and_store_answer,
+    the_interface_is_documented,
+    at_least_one_worker_shows_its_gpu,
+    the_catalogue_has_echo_and_says_who_holds_what,
+    the_dispatchers_metrics_count_what_is_sent,
+    every_workers_metrics_can_be_scraped,
+)

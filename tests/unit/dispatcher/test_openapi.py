@@ -1,0 +1,116 @@
+"""The OpenAPI document, and that it says what the code does."""
+
+from typing import Any
+
+import jsonschema
+import pytest
+
+from dispatcher import schemas
+from dispatcher.bodies import JOB_FIELDS
+from tests.support.dispatcher import DispatcherWorld
+from tests.support.job_samples import a_report
+
+ROUTES = {
+    ("post", "/jobs"),
+    ("post", "/jobs/batch"),
+    ("get", "/jobs"),
+    ("get", "/jobs/{job_id}"),
+    ("delete", "/jobs/{job_id}"),
+    ("get", "/workers"),
+    ("get", "/models"),
+    ("get", "/health"),
+    ("get", "/health/live"),
+    ("get", "/health/ready"),
+    ("get", "/metrics"),
+    ("post", "/produce"),
+    ("post", "/batch-produce"),
+}
+
+
+@pytest.fixture
+async def document(world: DispatcherWorld) -> dict[str, Any]:
+    found: dict[str, Any] = (await world.http.get("/openapi.json")).json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): op for path, item in document["paths"].items() for method, op in item.items()}
+
+
+def references(value: object) -> set[str]:
+    """Every ``$ref`` in a document."""
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(references(below) for below in value.values()))
+    return set().union(*(references(below) for below in value)) if isinstance(value, list) else set()
+
+
+def test_every_route_of_the_contract_is_there_and_said_in_words(document: dict[str, Any]):
+    found = operations(document)
+
+    assert set(found) == ROUTES
+    assert all(operation["summary"] and operation["description"] for operation in found.values())
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]):
+    defined = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+
+    assert references(document) <= defined
+
+
+def test_every_error_is_a_problem_and_nothing_of_the_frameworks_own_shape_is_left(document: dict[str, Any]):
+    for operation in operations(document).values():
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                assert list(answer["content"]) == ["application/problem+json"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_success_has_a_schema(document: dict[str, Any]):
+    for operation in operations(document).values():
+        for status, answer in operation["responses"].items():
+            if status < "400":
+                assert all(content["schema"] for content in answer["content"].values())
+
+
+def test_every_post_has_a_body_with_a_schema(document: dict[str, Any]):
+    for (method, _), operation in operations(document).items():
+        if method == "post":
+            assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+
+
+def test_the_job_schema_has_the_fields_that_are_accepted():
+    assert set(schemas.JobRequest.model_fields) == JOB_FIELDS
+
+
+async def test_what_the_routes_answer_is_what_their_schemas_say(world: DispatcherWorld):
+    await world.stores.fleet.report(a_report("w1"))
+    submitted = await world.post("/jobs", {"model": "echo", "input": 1, "id": "j1"})
+    await world.serve("j1", result={"y": 1})
+    batch = await world.post("/jobs/batch", {"jobs": [{"model": "echo", "input": 1}, 5]})
+    pairs = {
+        schemas.JobView: [submitted, await world.http.get("/jobs/j1")],
+        schemas.JobPage: [await world.http.get("/jobs")],
+        schemas.BatchAnswer: [batch],
+        schemas.Workers: [await world.http.get("/workers")],
+        schemas.Models: [await world.http.get("/models")],
+        schemas.Health: [await world.http.get("/health")],
+        schemas.Ready: [await world.http.get("/health/ready")],
+        schemas.ProduceAnswer: [await world.post("/produce", {"payload": 1})],
+        schemas.BatchProduceAnswer: [await world.post("/batch-produce", {"messages": []})],
+        schemas.ProblemView: [await world.http.get("/jobs/nobody"), await world.post("/jobs", {})],
+    }
+
+    for model, answers in pairs.items():
+        schema = model.model_json_schema(mode="serialization")
+        for part in [schema, *schema.get("$defs", {}).values()]:
+            part["additionalProperties"] = False
+        for answer in answers:
+            jsonschema.validate(answer.json(), schema)
+
+
+def test_the_examples_are_jobs_the_schema_takes():
+    schema = schemas.JobRequest.model_json_schema()
+
+    for example in schema["examples"]:
+        jsonschema.validate(example, schema)
