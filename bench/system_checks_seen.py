@@ -39,9 +39,9 @@ def the_interface_is_documented(api: Api) -> None:
         assert (status := api.call("GET", path).status_code) == 200, f"{path} answered {status}"
 
 
-def at_least_one_worker_shows_its_gpu(api: Api) -> None:
+def every_worker_shows_its_gpu(api: Api) -> None:
     workers = api.call("GET", "/workers").json()["workers"]
-    assert workers, "no worker is up: start one, then run this again"
+    assert workers, "no worker is left"
     for worker in workers:
         gpu = worker["gpu"]
         assert 0 <= gpu["used_bytes"] <= gpu["total_bytes"], f"{worker['id']}: {gpu}"
@@ -94,7 +94,7 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     the_process_says_it_is_healthy,
     broker_and_store_answer,
     the_interface_is_documented,
-    at_least_one_worker_shows_its_gpu,
+    every_worker_shows_its_gpu,
     the_catalogue_has_echo_and_says_who_holds_what,
     the_dispatchers_metrics_count_what_is_sent,
     every_workers_metrics_can_be_scraped,

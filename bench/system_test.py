@@ -22,10 +22,12 @@ def run(url: str, api_key: str | None, jobs: int, in_flight: int, console: Conso
     """Exit code: 0 if every check held and every job of the load test succeeded, 1 if not, 2 if nobody answers."""
     try:
         with Api(url, api_key) as api:
-            api.call("GET", "/health")
+            if reason := _why_not(api):
+                console.print(f"[red]does not hold:[/red] {escape(reason)}")
+                return 1
             verdicts = _check(api, console)
             models = api.call("GET", "/models").json()["models"]
-    except (Unreachable, KeyError, ValueError) as error:
+    except (Unreachable, KeyError, TypeError, ValueError) as error:
         console.print(f"[red]no dispatcher answers at {escape(url)}:[/red] {escape(str(error))}")
         return 2
     result = _load(url, api_key, load.mix(models, jobs), in_flight, console)
@@ -46,6 +48,16 @@ def verdict_table(verdicts: Iterable[Verdict]) -> Table:
     for verdict in verdicts:
         table.add_row(verdict.sentence, _MARKS[verdict.outcome], escape(verdict.remark))
     return table
+
+
+def _why_not(api: Api) -> str | None:
+    """Why there is no point in going on: every check that runs a job would wait out its time."""
+    answer = api.call("GET", "/workers")
+    if answer.status_code == 401:
+        return "the dispatcher wants a key: set AFFINITY_API_KEY to one of its AFFINITY_API_KEYS"
+    if answer.status_code == 503:
+        return f"the dispatcher cannot work: {answer.json()['detail']}"
+    return None if answer.json()["workers"] else "no worker is up: start one, then run this again"
 
 
 def _check(api: Api, console: Console) -> list[Verdict]:

@@ -99,7 +99,8 @@ class Process:
         epoch = await self._take_gpu(device, name, fleet)
         if epoch is None:
             return
-        services = self._services(device, Identity(name, self._settings.worker_id, epoch, url), links, fleet)
+        identity = Identity(name, self._settings.worker_id, epoch, f"{url}/metrics")
+        services = self._services(device, identity, links, fleet)
         worker = Worker(services, await read_gpu(services))
         self._workers[name] = worker
         if self._stopping.is_set():

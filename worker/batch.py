@@ -6,8 +6,9 @@ and dead letter.
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -31,6 +32,8 @@ from worker.services import Services
 from worker.tasks import Tasks
 
 log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
 
 HOLD_S = 1.0
 """How long a delivery that cannot be decided now (its job runs elsewhere, the store is away) stays in our hands."""
@@ -187,12 +190,9 @@ class BatchRunner:
             result=None if error else result,
             error=error,
         )
-        try:
-            owned = await self._services.store.finish(started.attempt, outcome, self._services.clock.now())
-        except StoreUnavailable as unavailable:
-            log.warning("finish.unrecorded", job=started.job.id, error=unavailable.message)
-            self.requeue_later(started.delivery)
-            return
+        owned = await self._insist(
+            "result", started, lambda: self._services.store.finish(started.attempt, outcome, self._services.clock.now())
+        )
         if not owned:
             await self._disown(started)
             return
@@ -203,28 +203,37 @@ class BatchRunner:
             await started.delivery.ack()
 
     async def _disown(self, started: Started) -> None:
-        """Our lease ran out while it ran and the attempt was given up. Unless the job is over, ours is its only copy."""
+        """Our lease ran out while it ran; the attempt was given up. Unless the job is over, this is its only copy."""
         try:
-            job = await self._services.store.get(started.job.id)
+            job = await self._insist("state", started, lambda: self._services.store.get(started.job.id))
         except UnknownJob:
             await started.delivery.ack()
-        except StoreUnavailable:
-            self.requeue_later(started.delivery)
-        else:
-            log.warning("attempt.disowned", job=job.id, state=job.state)
-            await (started.delivery.ack() if job.state.terminal else started.delivery.requeue())
+            return
+        log.warning("attempt.disowned", job=job.id, state=job.state)
+        await (started.delivery.ack() if job.state.terminal else started.delivery.requeue())
+
+    async def _insist(self, what: str, started: Started, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the store until it answers. Meanwhile the delivery stays ours: nobody else may start the job, since it
+        counts as running under our lease.
+        """
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable as error:
+                log.warning("store.awaited", what=what, job=started.job.id, error=error.message)
+                await asyncio.sleep(HOLD_S)
 
     async def _retry(self, batch: Batch, started: Started, error: Transient) -> None:
         self._services.metrics.failed(batch.entry.name, error.code)
         log.info("job.retry", job=started.job.id, model=batch.entry.name, code=error.code)
         noted = JobError(error.code, error.message)
-        now = self._services.clock.now()
-        try:
-            await self._services.store.give_back(started.attempt, noted, error.uses_attempt, now)
-        except StoreUnavailable as unavailable:
-            log.warning("retry.unrecorded", job=started.job.id, error=unavailable.message)
-            self.requeue_later(started.delivery)
-            return
+        await self._insist(
+            "retry",
+            started,
+            lambda: self._services.store.give_back(
+                started.attempt, noted, error.uses_attempt, self._services.clock.now()
+            ),
+        )
         await started.delivery.requeue()
 
     @staticmethod

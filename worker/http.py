@@ -5,6 +5,7 @@ On the same loop on purpose: if that is stuck, ``/health/live`` does not answer,
 
 import asyncio
 import errno
+import socket
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,9 @@ class CannotListen(OSError):
     """The address cannot be had; the message names the settings to change."""
 
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
+
 class MetricsServer:
     """``/metrics``, ``/health/live`` (the loop turns) and ``/health/ready`` (``health`` says so; else 503).
 
@@ -41,9 +45,10 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, as ``http://host:port``; with the port asked for while it does not."""
+        """Where others find it, as ``http://host:port``; with the port asked for while it does not listen."""
         port = self._server.sockets[0].getsockname()[1] if self._server else self._port
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
+        host = socket.gethostname() if self._host in _EVERYWHERE else self._host
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self) -> None:
         """Listen. Raises ``CannotListen``."""

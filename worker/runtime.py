@@ -8,7 +8,8 @@ is idle; the next batch is taken from the backlog once the GPU is free.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -17,13 +18,11 @@ from affinity.errors import (
     BrokerUnavailable,
     InvariantBroken,
     JobTimeout,
-    LoadTimeout,
-    OutOfVram,
     StoreUnavailable,
 )
 from affinity.fleet import Demand, FleetView, Gpu, WorkerReport
 from affinity.io.ports import Delivery
-from affinity.policy import Load, plan
+from affinity.policy import plan
 from worker.batch import Batch, BatchRunner
 from worker.events import (
     Arrived,
@@ -42,7 +41,8 @@ from worker.events import (
 )
 from worker.intray import Intray
 from worker.learning import Learning
-from worker.loading import Loader, hopeless
+from worker.load_course import LoadCourse
+from worker.loading import Loader
 from worker.membership import Membership
 from worker.reporter import Reporter
 from worker.services import Services
@@ -83,13 +83,36 @@ class Worker:
         self._membership = Membership(services)
         self._reporter = Reporter(services, self._report, self._events.put_nowait)
         self._loader = Loader(services, self._events.put_nowait, self._reporter.publish)
+        self._course = LoadCourse(
+            services,
+            self._state,
+            self._learning,
+            self._intray,
+            self._loader,
+            self._reporter,
+            self._membership,
+            self._tasks,
+            self._executor_stopped,
+        )
+        self._handlers: Mapping[type[WorkerEvent], Callable[[Any], None]] = {
+            Arrived: self._arrived,
+            Hinted: self._hinted,
+            Beat: self._beat,
+            Ran: self._ran,
+            Claimed: self._load_event(self._course.claimed),
+            Cleared: self._load_event(self._course.cleared),
+            Fetched: self._load_event(self._course.fetched),
+            CalledOff: self._load_event(self._course.called_off),
+            LoadFault: self._load_event(self._course.failed),
+            ExecutorGone: self._executor_gone,
+            ExecutorBack: self._executor_back,
+            Displaced: self._displaced,
+        }
         self._able = False
         self._batch: Batch | None = None
         self._batch_began = 0.0
         self._batches_running = Tasks(self._fail)
         self._abandoned = False
-        self._load: Load | None = None
-        self._first_batch: dict[str, float] = {}
         self._dry = False
         self._look_wanted = True
         self._looked_at = 0.0
@@ -102,7 +125,7 @@ class Worker:
         """Join the fleet, serve until ``stop``, leave it."""
         services = self._services
         await self._membership.join()
-        services.executor.on_death(lambda death: self._events.put_nowait(ExecutorGone(death.message)))
+        services.executor.on_death(lambda death: self._executor_stopped(death.message))
         await self._start_executor()
         self._able = True
         await self._reporter.publish()
@@ -133,7 +156,7 @@ class Worker:
         except TimeoutError:
             return
         while True:
-            self._handle(event)
+            self._handlers[type(event)](event)
             if self._events.empty():
                 break
             event = self._events.get_nowait()
@@ -151,42 +174,17 @@ class Worker:
             waits.append(self._wake_at - self._services.clock.now())
         return max(0.0, min(waits)) if waits else None
 
-    def _handle(self, event: WorkerEvent) -> None:
-        match event:
-            case Arrived(model, delivery):
-                self._arrived(model, delivery)
-            case Hinted():
-                self._look_wanted = True
-            case Beat(gpu):
-                self._beat(gpu)
-            case Ran():
-                self._ran(event)
-            case Claimed(load):
-                self._claimed(load)
-            case Cleared(load, gpu):
-                self._cleared(load, gpu)
-            case Fetched():
-                self._fetched(event)
-            case CalledOff(load, reason):
-                self._call_off(load, reason)
-            case LoadFault(load, error):
-                self._load_fault(load, error)
-            case ExecutorGone(reason):
-                self._executor_gone(reason)
-            case ExecutorBack():
-                self._able, self._dry, self._look_wanted = True, False, True
-            case Displaced():
-                name = self._services.identity.worker
-                raise InvariantBroken(f"another process is worker {name}: give each its own WORKER_ID")
-
-    def _arrived(self, model: str, delivery: Delivery) -> None:
-        if self._intray.expects(model):
-            self._intray.put(model, delivery)
+    def _arrived(self, event: Arrived) -> None:
+        if self._intray.expects(event.model):
+            self._intray.put(event.model, event.delivery)
         else:  # On its way while the consumer was being stopped: kept, it would wait here for the whole batch.
-            self._tasks.spawn(delivery.requeue(), "requeue")
+            self._tasks.spawn(event.delivery.requeue(), "requeue")
 
-    def _beat(self, gpu: Gpu) -> None:
-        self._state.observe(gpu)
+    def _hinted(self, _: Hinted) -> None:
+        self._look_wanted = True
+
+    def _beat(self, event: Beat) -> None:
+        self._state.observe(event.gpu)
         self._look_wanted = True
         self._dry = False
         self._tasks.spawn(self._exchange_knowledge(), "learn")
@@ -203,92 +201,37 @@ class Worker:
             self._learning.ran(event.model, event.exec_s, event.footprint_bytes)
             self._state.measured(event.model, event.footprint_bytes)
 
-    # -- loads -----------------------------------------------------------------------------------------------------
+    def _load_event(self, handle: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Whatever a load's step was, there may be something else to do now."""
 
-    def _claimed(self, load: Load) -> None:
-        residents = self._state.residents
-        if not self._able or not all(self._state.ready(v) and not residents[v].running for v in load.victims):
-            self._call_off(load, "a victim has work again")
-            self._tasks.spawn(self._loader.release(load), "release")
-            return
-        self._state.drain_victims(load.victims)
-        for victim in load.victims:
-            self._intray.dropped(victim)
-            self._tasks.spawn(self._intray.hand_back(victim), "hand back")
-        self._tasks.spawn(self._loader.clear(load), "clear")
+        def handled(event: WorkerEvent) -> None:
+            handle(event)
+            self._look_wanted, self._dry = True, False
 
-    def _cleared(self, load: Load, gpu: Gpu) -> None:
-        for victim in load.victims:
-            if victim in self._state.residents:
-                self._state.evicted(victim)
-                self._services.metrics.evicted(self._services.identity.worker, victim, "room")
-                self._note("model.evicted", model=victim, room_for=load.model)
-        self._state.observe(gpu)
-        try:
-            entry = self._services.catalog.get(load.model)
-            self._state.loading(load, entry.pinned, self._services.clock.now())
-        except OutOfVram as error:
-            self._load_fault(load, error)
-            return
-        self._note("model.loading", model=load.model, reason=load.reason)
-        self._tasks.spawn(self._loader.fetch(load), "fetch")
+        return handled
 
-    def _fetched(self, event: Fetched) -> None:
-        model, worker = event.load.model, self._services.identity.worker
-        self._load = None
-        self._look_wanted = True
-        if model not in self._state.residents:  # The executor died in the meantime.
-            self._tasks.spawn(self._loader.release(event.load), "release")
-            return
-        self._state.observe(event.gpu)
-        self._state.loaded(model, event.footprint_bytes, self._services.clock.now())
-        self._learning.loaded(model, event.footprint_bytes, event.load_s)
-        self._first_batch[model] = event.load_s
-        self._dry = False
-        cause = "further-copy" if event.load.copies else "first-copy"
-        self._services.metrics.loaded(worker, model, "disk", cause, event.load_s)
-        self._note("model.resident", model=model, load_s=f"{event.load_s:.3f}")
-        self._tasks.spawn(self._publish_and_release(event.load), "publish")
-
-    def _call_off(self, load: Load, reason: str) -> None:
-        log.info("load.called_off", model=load.model, reason=reason)
-        self._load = None
-        self._look_wanted = True
-
-    def _load_fault(self, load: Load, error: AffinityError) -> None:
-        model = load.model
-        if model in self._state.residents:
-            self._state.evicted(model)
-        if not isinstance(error, (BrokerUnavailable, StoreUnavailable)):
-            self._state.refuse(model, error.code, error.message, hopeless(error), self._services.clock.now())
-            self._services.metrics.failed(model, error.code)
-        if isinstance(error, LoadTimeout):
-            self._executor_gone(error.message)
-        if isinstance(error, OutOfVram):
-            self._learning.out_of_vram(model)
-        self._call_off(load, error.message)
-        self._note("model.load_failed", model=model, code=error.code)
-        self._tasks.spawn(self._withdraw_and_release(load), "withdraw")
-
-    async def _publish_and_release(self, load: Load) -> None:
-        """In this order: between a claim that is gone and a residency not yet known, somebody else would load."""
-        await self._reporter.publish()
-        await self._loader.release(load)
-
-    async def _withdraw_and_release(self, load: Load) -> None:
-        await self._loader.withdraw(load.model)
-        await self._publish_and_release(load)
+    def _displaced(self, _: Displaced) -> None:
+        raise InvariantBroken(
+            f"another process is worker {self._services.identity.worker}: give each its own WORKER_ID"
+        )
 
     # -- the executor ----------------------------------------------------------------------------------------------
 
-    def _executor_gone(self, reason: str) -> None:
+    def _executor_stopped(self, reason: str) -> None:
+        """It died, or we stopped it for something that took too long."""
+        self._events.put_nowait(ExecutorGone(reason))
+
+    def _executor_gone(self, event: ExecutorGone) -> None:
         if self._stopping:
             return
         self._able = False
         lost = self._state.emptied()
-        self._first_batch.clear()
-        self._note("executor.died", reason=reason, residents=",".join(lost))
+        self._course.unserved.clear()
+        self._note("executor.died", reason=event.reason, residents=",".join(lost))
         self._tasks.spawn(self._replace_executor(lost), "replace executor")
+
+    def _executor_back(self, _: ExecutorBack) -> None:
+        self._able, self._dry, self._look_wanted = True, False, True
 
     async def _replace_executor(self, lost: Sequence[str]) -> None:
         worker = self._services.identity.worker
@@ -355,7 +298,7 @@ class Worker:
         if not started:
             return
         now = self._services.clock.now()
-        load_s = self._first_batch.pop(model, None)
+        load_s = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
         self._batch = Batch(entry, started, cold=load_s is not None, load_s=load_s or 0.0, started_at=now)
         self._batch_began = self._services.clock.monotonic()
@@ -366,7 +309,7 @@ class Worker:
             reply = await self._batches.run(batch)
         except AffinityError as error:
             if isinstance(error, JobTimeout):
-                self._events.put_nowait(ExecutorGone(error.message))
+                self._executor_stopped(error.message)
             self._events.put_nowait(Ran(batch.entry.name))
             if self._abandoned:
                 await self._batches.hand_back(batch.jobs)
@@ -396,10 +339,8 @@ class Worker:
             self._tasks.spawn(self._membership.reap(sighting.lost), "reap")
         for give_up in made.give_ups(worker):
             self._tasks.spawn(self._sorter.give_up(give_up.model, give_up.error), "give up")
-        if self._load is None and (load := made.load(worker)):
-            self._load = load
-            log.info("load.decided", model=load.model, victims=load.victims, reason=load.reason)
-            self._tasks.spawn(self._loader.claim(load), "claim")
+        if self._course.current is None and (load := made.load(worker)):
+            self._course.begin(load)
 
     # -- beside the loop -------------------------------------------------------------------------------------------
 
@@ -445,7 +386,8 @@ class Worker:
         if not await self._batches_running.wait(self._services.timing.grace_s):
             self._abandoned = True
             await self._services.executor.kill()
-            await self._batches_running.wait(None)
+            await self._batches_running.wait(EXECUTOR_GRACE_S)
+        await self._batches_running.cancel()
         await self._tasks.cancel()
         await self._services.executor.stop(EXECUTOR_GRACE_S)
         await self._membership.leave(self._report())

@@ -78,7 +78,7 @@ class GpuState:
         )
 
     def measured(self, model: str, footprint_bytes: int) -> None:
-        """What the model really takes: its first batch may need memory beyond its weights, and the allocator keeps it."""
+        """What it really takes: its first batch may need memory beyond its weights, and the allocator keeps it."""
         self.ledger = self.ledger.resize(model, footprint_bytes)
         self.residents[model] = replace(self.residents[model], footprint_bytes=footprint_bytes)
 

@@ -41,6 +41,7 @@ class RabbitIntake:
         self._bound: set[str] = set()
         self._consumers: dict[str, _Consumer] = {}
         self._tags = itertools.count()
+        self._restoring: asyncio.Task[None] | None = None
         self._prefetch: tuple[AbstractChannel, int] | None = None
         # One RPC at a time: arming, disarming and re-applying would otherwise interleave on the same queue.
         self._lock = asyncio.Lock()
@@ -117,7 +118,7 @@ class RabbitIntake:
 
         def on_close(*_: object) -> None:
             if self._consumers:
-                loop.create_task(self._restore())
+                self._restoring = loop.create_task(self._restore())
 
         channel.close_callbacks.add(on_close)
 

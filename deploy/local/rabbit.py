@@ -77,7 +77,7 @@ class PrivateRabbit:
         return self.port, self._dist_port, self._epmd_port
 
     def start(self) -> None:
-        """Start and wait until it speaks AMQP (about 6 to 15 s). Raises ``StartFailed``: why, or its last log lines."""
+        """Start and wait until it speaks AMQP (3 to 10 s). Raises ``StartFailed``: why, or its last log lines."""
         if self.running:
             return
         if self.port:
@@ -100,7 +100,11 @@ class PrivateRabbit:
         self._stop_epmd()
 
     def kill(self) -> None:
-        """Kill the node without warning, as a power cut would; the data stays."""
+        """Kill the node without warning, as a crash would; the data stays.
+
+        RabbitMQ 3.10 writes the name of a new quorum queue to disk up to two seconds after it has confirmed messages
+        in it: a crash within that time loses the queue, and the node then answers nothing about it.
+        """
         if self._node is not None:
             self._node.kill()
         self._stop_epmd()
@@ -111,6 +115,8 @@ class PrivateRabbit:
         self.start()
 
     def _start_once(self) -> None:
+        # A node that ended by itself left its port mapper running, on a port that we need.
+        self.stop()
         require_free("rabbitmq", self._ports)
         try:
             self._launch()

@@ -57,7 +57,7 @@ def catalogue(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faulty(rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path, catalogue: Path):  # noqa: ANN201
+def faulty(rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path, catalogue: Path):
     with running_system(rabbitmq_url, redis_url, namespace, tmp_path, MODELS_CATALOG=str(catalogue)) as running:
         yield running
 

@@ -1,0 +1,145 @@
+"""The loop's side of a load: what each step that ``worker.loading`` reports means for the GPU's state.
+
+Every method is synchronous and is called by the loop alone; what takes time is started as a task and reports back by an
+event. At most one load is under way.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
+from affinity.policy import Load
+from worker.events import CalledOff, Claimed, Cleared, Fetched, LoadFault
+from worker.intray import Intray
+from worker.learning import Learning
+from worker.loading import Loader, hopeless
+from worker.membership import Membership
+from worker.reporter import Reporter
+from worker.services import Services
+from worker.state import GpuState
+from worker.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+
+class LoadCourse:
+    """The load under way, from the decision to residency or failure.
+
+    ``unserved`` are models that have not run a batch since they were loaded, with their load time in seconds: their
+    first job is the cold one. ``executor_stopped`` is called when a load took so long that the executor was stopped.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        state: GpuState,
+        learning: Learning,
+        intray: Intray,
+        loader: Loader,
+        reporter: Reporter,
+        membership: Membership,
+        tasks: Tasks,
+        executor_stopped: Callable[[str], None],
+    ) -> None:
+        self.current: Load | None = None
+        self.unserved: dict[str, float] = {}
+        self._services = services
+        self._state = state
+        self._learning = learning
+        self._intray = intray
+        self._loader = loader
+        self._reporter = reporter
+        self._membership = membership
+        self._tasks = tasks
+        self._executor_stopped = executor_stopped
+
+    def begin(self, load: Load) -> None:
+        """Carry out a decision of the plan."""
+        self.current = load
+        log.info("load.decided", model=load.model, victims=load.victims, reason=load.reason)
+        self._tasks.spawn(self._loader.claim(load), "claim")
+
+    def claimed(self, event: Claimed) -> None:
+        """It is ours: the victims take no new work from here on, unless one of them has work again."""
+        load, residents = event.load, self._state.residents
+        if not all(self._state.ready(victim) and not residents[victim].running for victim in load.victims):
+            self.called_off(CalledOff(load, "a victim has work again"))
+            self._tasks.spawn(self._loader.release(load), "release")
+            return
+        self._state.drain_victims(load.victims)
+        for victim in load.victims:
+            self._intray.dropped(victim)
+            self._tasks.spawn(self._intray.hand_back(victim), "hand back")
+        self._tasks.spawn(self._loader.clear(load), "clear")
+
+    def cleared(self, event: Cleared) -> None:
+        """The victims are gone: reserve the room, if the driver agrees that it is there."""
+        load, worker = event.load, self._services.identity.worker
+        for victim in load.victims:
+            if victim in self._state.residents:
+                self._state.evicted(victim)
+                self.unserved.pop(victim, None)
+                self._services.metrics.evicted(worker, victim, "room")
+                self._note("model.evicted", model=victim, room_for=load.model)
+        self._state.observe(event.gpu)
+        try:
+            entry = self._services.catalog.get(load.model)
+            self._state.loading(load, entry.pinned, self._services.clock.now())
+        except OutOfVram as error:
+            self.failed(LoadFault(load, error))
+            return
+        self._note("model.loading", model=load.model, reason=load.reason)
+        self._tasks.spawn(self._loader.fetch(load), "fetch")
+
+    def fetched(self, event: Fetched) -> None:
+        """It is in memory: it serves from now on."""
+        load, worker = event.load, self._services.identity.worker
+        self.current = None
+        if load.model not in self._state.residents:  # The executor died in the meantime.
+            self._tasks.spawn(self._loader.release(load), "release")
+            return
+        self._state.observe(event.gpu)
+        self._state.loaded(load.model, event.footprint_bytes, self._services.clock.now())
+        self._learning.loaded(load.model, event.footprint_bytes, event.load_s)
+        self.unserved[load.model] = event.load_s
+        cause = "further-copy" if load.copies else "first-copy"
+        self._services.metrics.loaded(worker, load.model, "disk", cause, event.load_s)
+        self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}")
+        self._tasks.spawn(self._publish_and_release(load), "publish")
+
+    def called_off(self, event: CalledOff) -> None:
+        """It came to nothing and changed nothing."""
+        log.info("load.called_off", model=event.load.model, reason=event.reason)
+        self.current = None
+
+    def failed(self, event: LoadFault) -> None:
+        """It failed: free its room and do not try again at once."""
+        load, error = event.load, event.error
+        if load.model in self._state.residents:
+            self._state.evicted(load.model)
+        if isinstance(error, LoadTimeout):
+            self._executor_stopped(error.message)
+        if not isinstance(error, (BrokerUnavailable, StoreUnavailable)):
+            self._refuse(load.model, error)
+        self.called_off(CalledOff(load, error.message))
+        self._note("model.load_failed", model=load.model, code=error.code)
+        self._tasks.spawn(self._withdraw_and_release(load), "withdraw")
+
+    def _refuse(self, model: str, error: AffinityError) -> None:
+        self._state.refuse(model, error.code, error.message, hopeless(error), self._services.clock.now())
+        self._services.metrics.failed(model, error.code)
+        if isinstance(error, OutOfVram):
+            self._learning.out_of_vram(model)
+
+    async def _publish_and_release(self, load: Load) -> None:
+        """In this order: between a claim that is gone and a residency not yet known, somebody else would load."""
+        await self._reporter.publish()
+        await self._loader.release(load)
+
+    async def _withdraw_and_release(self, load: Load) -> None:
+        await self._loader.withdraw(load.model)
+        await self._publish_and_release(load)
+
+    def _note(self, kind: str, **fields: str) -> None:
+        self._tasks.spawn(self._membership.note(kind, **fields), "note")
