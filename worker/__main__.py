@@ -58,12 +58,14 @@ class Process:
         self._metrics = WorkerMetrics()
         self._workers: dict[str, Worker] = {}
         self._stopping = asyncio.Event()
+        self._asked_to_stop = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self) -> None:
         """Serve until stopped. Raises what a worker could not go on after."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        self._loop = asyncio.get_running_loop()
+        if self._asked_to_stop:
+            return
         settings = self._settings
         links = Links(
             redis=RedisLink(settings.store_url),
@@ -88,8 +90,13 @@ class Process:
             self._probe.close()
             log.info("worker.stopped", worker=settings.worker_id)
 
-    def stop(self) -> None:
-        """Let every worker leave."""
+    def ask_to_stop(self) -> None:
+        """Let every worker leave. May be called from a signal handler, before, during and after ``run``."""
+        self._asked_to_stop = True
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         self._stopping.set()
         for worker in self._workers.values():
             worker.stop()
@@ -168,7 +175,11 @@ def main() -> int:
         print(error.message, file=sys.stderr)
         return EXIT_BAD_SETTINGS
     try:
-        asyncio.run(Process(settings, catalog, open_probe(settings)).run())
+        process = Process(settings, catalog, open_probe(settings))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Not the loop's own handlers: those are gone once it is closed, and a second signal would then kill us.
+            signal.signal(number, lambda *_: process.ask_to_stop())
+        asyncio.run(process.run())
     except (GpuUnavailable, OSError) as error:
         log.error("worker.failed", error=str(error))
         return EXIT_FAILED

@@ -5,8 +5,8 @@ On the same loop on purpose: if that is stuck, ``/health/live`` does not answer,
 
 import asyncio
 import errno
-import socket
 import json
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 

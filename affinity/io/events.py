@@ -5,7 +5,6 @@ may append twice if an answer is lost. Readers resume from the last id they have
 """
 
 import asyncio
-import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from redis.typing import EncodableT, FieldT
 
 from affinity.errors import InvalidInput, StoreUnavailable
 from affinity.io.ports import Event
-from affinity.io.redis_client import RedisLink
+from affinity.io.redis_client import RedisLink, backoff_s
 from affinity.topology import Keys
 
 EVENTS_KEPT = 10_000
@@ -24,9 +23,6 @@ BLOCK_S = 1.0
 
 READ_AT_ONCE = 100
 BEGINNING = "0-0"
-
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses between attempts to reach the server again; the last one repeats."""
 
 _ID = re.compile(r"\d{1,20}(-\d{1,20})?\Z")
 
@@ -56,9 +52,8 @@ class RedisEventStream:
                     place, batch = await self._read_some(link, place)
                     failures = 0
                 except StoreUnavailable:
-                    pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                    await asyncio.sleep(backoff_s(failures))
                     failures += 1
-                    await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                     continue
                 for event in batch:
                     yield event

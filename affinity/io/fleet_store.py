@@ -5,7 +5,6 @@ renews leases a link with ``HEARTBEAT`` patience.
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
@@ -14,23 +13,22 @@ from redis.asyncio.client import PubSub
 from affinity.errors import StoreUnavailable, UndecodableMessage
 from affinity.fleet import FleetView, Measurement, WorkerReport
 from affinity.io.ports import Sighting
-from affinity.io.redis_client import RedisLink, lua
+from affinity.io.redis_client import RedisLink, backoff_s, lua
 from affinity.topology import Keys
 from affinity.wire import decode_measurement, decode_report, encode_measurement, encode_report
 
 SILENCE_S = 10.0
 """A subscription that hears nothing for this long asks whether anybody is there, and gives up after as long again."""
 
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses between attempts to reach the server again; the last one repeats."""
-
 
 class RedisFleetStore:
     """See ``ports.FleetStore``. Leases and claims run on the server's clock."""
 
-    def __init__(self, link: RedisLink, keys: Keys) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, silence_s: float = SILENCE_S) -> None:
+        """``silence_s``: how long a subscription may hear nothing before it asks whether anybody is there."""
         self._link = link
         self._keys = keys
+        self._silence_s = silence_s
         self._claimed = f"{keys.prefix}claimed"
         self._next_epoch = link.script(lua("next_epoch"))
         self._hold = link.script(lua("hold"))
@@ -119,33 +117,31 @@ class RedisFleetStore:
                 async with link.guard(deadline=False) as client, client.pubsub() as subscription:
                     await subscription.subscribe(self._keys.wake)
                     while True:
-                        await _next_hint(subscription)
+                        await _next_hint(subscription, self._silence_s)
                         failures = 0
                         yield None
             except StoreUnavailable:
-                pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
             finally:
                 await link.close()
-            # Spread out: a whole fleet loses its subscriptions at the same instant.
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(backoff_s(failures - 1))
 
     def _worker_keys(self, report: WorkerReport) -> list[str]:
         keys = self._keys
         return [keys.report(report.worker), keys.workers, keys.lease(report.worker), keys.gpu(report.gpu.uuid)]
 
 
-async def _next_hint(subscription: PubSub) -> None:
+async def _next_hint(subscription: PubSub, silence_s: float) -> None:
     """Wait for a hint. A subscription that was made again on a new connection is one, as hints may have been lost."""
     asked = False
     while True:
-        message = await subscription.get_message(timeout=SILENCE_S)
+        message = await subscription.get_message(timeout=silence_s)
         if message is not None and message["type"] in ("subscribe", "message"):
             return
         if message is None:
             # A connection whose other end has vanished stays silent for ever: only an answer shows that it is there.
             if asked:
-                raise TimeoutError(f"the subscription has been silent for {2 * SILENCE_S:.0f} s")
+                raise TimeoutError(f"the subscription has been silent for {2 * silence_s:.0f} s")
             await subscription.ping()
         asked = message is None
 

@@ -5,6 +5,7 @@ A single primary is expected. Sentinel works behind an address that follows the 
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
 
 BUG = "INVARIANT"
 """How a script of ours marks a reply that only a bug can cause."""
+
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses of whoever follows a subscription or a stream and has lost the server; the last one repeats."""
 
 TRANSLATED = (
     exceptions.RedisError,
@@ -115,6 +119,11 @@ class RedisLink:
         """Close all connections."""
         async with self.guard():
             await self._client.aclose()
+
+
+def backoff_s(failures: int) -> float:
+    """How long to wait after that many failures before. Spread out: a whole fleet loses the server at one instant."""
+    return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.0)
 
 
 def lua(name: str) -> str:

@@ -203,6 +203,21 @@ async def test_a_listener_gets_a_hint_after_its_connection_was_lost(proxy: TcpPr
         await anext(hints)
 
 
+async def test_a_listener_notices_that_the_other_end_has_vanished(proxy: TcpProxy, link: RedisLink) -> None:
+    fleet = RedisFleetStore(link, KEYS, silence_s=0.1)
+    async with asyncio.timeout(20), aclosing(fleet.wakes()) as hints:
+        await anext(hints)
+        waiting = asyncio.ensure_future(anext(hints))
+        done, _ = await asyncio.wait([waiting], timeout=0.5)
+        assert not done, "a quiet server that answers is no lost one"
+        assert proxy.connections == 1
+        proxy.swallow = True
+        while proxy.connections == 1:
+            await asyncio.wait([waiting], timeout=0.05)
+        proxy.swallow = False
+        await waiting
+
+
 async def test_a_listener_outlives_a_restart_of_the_server(server: PrivateRedis) -> None:
     link = RedisLink(server.url)
     fleet = RedisFleetStore(link, KEYS)

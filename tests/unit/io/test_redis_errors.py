@@ -6,7 +6,8 @@ import pytest
 from redis import exceptions
 
 from affinity.errors import Disposition, InvariantBroken, StoreUnavailable
-from affinity.io.redis_client import BUG, TRANSLATED, RedisLink, translate
+from affinity.io.events import EVENTS_KEPT
+from affinity.io.redis_client import BUG, TRANSLATED, RedisLink, lua, translate
 
 CLASSES = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, Exception)]
 ADDRESS = "cache.example:6379"
@@ -60,6 +61,11 @@ def test_a_broken_invariant_in_a_script_is_a_bug_and_not_an_outage() -> None:
     error = translate(exceptions.ResponseError(f"ERR {BUG}: job j1 cannot go from failed to queued"), ADDRESS)
     assert isinstance(error, InvariantBroken)
     assert error.disposition is Disposition.STOP
+
+
+def test_scripts_and_python_mark_bugs_and_cap_the_stream_alike() -> None:
+    assert f"error('{BUG}: " in lua("record")
+    assert f"local EVENTS_KEPT = {EVENTS_KEPT}\n" in lua("record")
 
 
 async def test_errors_of_our_own_pass_through() -> None:

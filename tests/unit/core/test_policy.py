@@ -1,0 +1,233 @@
+"""The plain policy rule by rule, with the numbers at which each one turns."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from affinity.errors import InvariantBroken, NeverFits
+from affinity.fleet import (
+    GIB,
+    Demand,
+    FleetView,
+    Gpu,
+    Measurement,
+    ModelFacts,
+    Refusal,
+    Residency,
+    ResidencyState,
+    WorkerReport,
+)
+from affinity.policy import GiveUp, Load, Plan, Serve, Wait, check_fits, fits_somewhere, plan
+from affinity.policy.facts import LOAD_BANDWIDTH_BYTES_S, UNKNOWN_EXEC_S, UNKNOWN_FOOTPRINT_BYTES, facts_of
+from affinity.policy.placement import AMORTISED_LOADS, MISFIT_GRACE_S, OVERDUE_LOADS
+
+NOW = 1_000_000.0
+LOAD_S = 4.0
+
+
+def ready(model: str, size: int = 4, *, used_s: float = 0.0, loaded_s: float = 1000.0, running: int = 0) -> Residency:
+    """Resident that was used and loaded so long ago."""
+    return Residency(model, ResidencyState.READY, size * GIB, NOW - loaded_s, NOW - used_s, running)
+
+
+def worker(name: str, *residents: Residency, gib: int = 8, refusals: tuple[Refusal, ...] = ()) -> WorkerReport:
+    gpu = Gpu(f"GPU-{name}", 0, "Fake", gib * GIB)
+    return WorkerReport(name, "node", 1, 1, NOW, gpu, residents, refusals)
+
+
+def waiting(model: str, *waits_s: float) -> Demand:
+    """Jobs that have waited so long."""
+    return Demand(model, len(waits_s), NOW - max(waits_s), sum(NOW - s for s in waits_s))
+
+
+def facts(**gib: int) -> dict[str, ModelFacts]:
+    return {name: ModelFacts(name, Measurement(size * GIB, LOAD_S, 1.0), max_batch=4) for name, size in gib.items()}
+
+
+def planned(*workers: WorkerReport, demand: list[Demand], claims: dict[str, str] | None = None, **gib: int) -> Plan:
+    return plan(FleetView.of(workers, claims), demand, facts(**gib), NOW)
+
+
+def test_nothing_to_do_is_an_empty_plan() -> None:
+    assert planned(worker("w1", ready("a")), demand=[], a=4) == Plan(())
+
+
+def test_a_first_copy_is_loaded_at_once_on_the_emptiest_idle_gpu() -> None:
+    made = planned(
+        worker("w1", ready("x", 2)),
+        worker("w2"),
+        worker("w3", ready("y", 1, running=1)),
+        demand=[waiting("a", 0.0)],
+        a=4,
+    )
+    load = made.load("w2")
+    assert load == Load("w2", "a", 4 * GIB, (), 0, "1 queued and nobody holds it")
+    assert made.about("a") == load
+
+
+def test_the_model_with_the_oldest_head_is_placed_first() -> None:
+    made = planned(worker("w1"), demand=[waiting("a", 1.0), waiting("b", 2.0, 0.5)], a=4, b=4)
+    assert [type(d) for d in made.decisions] == [Load, Wait]
+    assert made.decisions[0].model == "b"
+
+
+def test_an_idle_worker_serves_up_to_a_batch() -> None:
+    made = planned(worker("w1", ready("a")), demand=[waiting("a", *[0.1] * 9)], a=4)
+    serve = made.serve("w1")
+    assert isinstance(serve, Serve)
+    assert (serve.model, serve.most) == ("a", 4)
+
+
+def test_a_further_copy_is_bought_once_the_queue_waited_as_long_as_a_load_takes() -> None:
+    busy, idle = worker("w1", ready("a", running=1)), worker("w2")
+    short = planned(busy, idle, demand=[waiting("a", 1.5, 1.5)], a=4)
+    assert short.load("w2") is None
+    assert short.wake_at == pytest.approx(NOW + 0.5)
+    enough = planned(busy, idle, demand=[waiting("a", 2.0, 2.0)], a=4)
+    load = enough.load("w2")
+    assert load is not None
+    assert (load.copies, load.victims) == (1, ())
+
+
+def test_a_further_copy_evicts_nobody_who_is_waited_for() -> None:
+    made = planned(
+        worker("w1", ready("a", running=1)), worker("w2", ready("b", 8)),
+        demand=[waiting("a", 500.0), waiting("b", 1.0)], a=4, b=8,
+    )  # fmt: skip
+    assert made.load("w2") is None
+
+
+def test_the_least_recently_used_resident_goes() -> None:
+    made = planned(
+        worker("w1", ready("old", 4, used_s=90), ready("new", 4, used_s=10)), demand=[waiting("a", 0.1)], a=4
+    )
+    load = made.load("w1")
+    assert load is not None
+    assert load.victims == ("old",)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "served_s", "ends"),
+    [
+        (OVERDUE_LOADS * LOAD_S, AMORTISED_LOADS * LOAD_S, True),
+        (OVERDUE_LOADS * LOAD_S - 0.1, 10_000.0, False),
+        (10_000.0, AMORTISED_LOADS * LOAD_S - 0.1, False),
+    ],
+)
+def test_a_warm_turn_ends_for_an_overdue_job_and_not_before_its_load_is_paid_for(
+    waited_s: float, served_s: float, ends: bool
+) -> None:
+    made = planned(
+        worker("w1", ready("a", 8, loaded_s=served_s)), demand=[waiting("b", waited_s), waiting("a", 0.1)], a=8, b=8
+    )
+    assert bool(made.load("w1")) is ends
+    if not ends:
+        assert isinstance(made.about("b"), Wait)
+        assert made.wake_at == pytest.approx(NOW + 0.1)
+
+
+@pytest.mark.parametrize("state", [ResidencyState.LOADING, ResidencyState.DRAINING])
+def test_what_is_loading_or_leaving_makes_no_room(state: ResidencyState) -> None:
+    made = planned(worker("w1", replace(ready("x", 8), state=state)), demand=[waiting("a", 9999.0)], a=8)
+    assert isinstance(made.about("a"), Wait)
+
+
+def test_a_claim_or_a_load_under_way_is_waited_for() -> None:
+    claimed = planned(worker("w1"), worker("w2"), demand=[waiting("a", 9.0)], claims={"a": "w2"}, a=4)
+    assert claimed.decisions == (Wait("a", None, "w2 is loading it"),)
+    loading = replace(ready("a"), state=ResidencyState.LOADING)
+    under_way = planned(worker("w1", loading), worker("w2"), demand=[waiting("a", 9.0)], a=4)
+    assert under_way.decisions == (Wait("a", None, "it is being loaded"),)
+
+
+def test_a_model_the_catalogue_lacks_waits_for_one_who_knows_it() -> None:
+    made = planned(worker("w1"), demand=[waiting("strange", 9.0)], a=4)
+    assert made.decisions == (Wait("strange", None, "the catalogue here does not have it"),)
+
+
+def refusal(until_s: float, *, hopeless: bool) -> Refusal:
+    return Refusal("a", NOW + until_s, "load_failed", "the file is truncated", 1, hopeless)
+
+
+def test_a_refusal_is_waited_out() -> None:
+    made = planned(worker("w1", refusals=(refusal(2.0, hopeless=False),)), demand=[waiting("a", 1.0)], a=4)
+    assert isinstance(made.about("a"), Wait)
+    assert made.wake_at == NOW + 2.0
+
+
+def test_another_worker_may_try_what_one_refuses() -> None:
+    made = planned(worker("w1", refusals=(refusal(60, hopeless=True),)), worker("w2"), demand=[waiting("a", 1.0)], a=4)
+    assert made.load("w2") is not None
+
+
+def test_where_all_that_could_hold_it_are_hopeless_the_queue_fails_with_their_reason() -> None:
+    hopeless = (refusal(60, hopeless=True),)
+    made = planned(
+        worker("w0", gib=2), worker("w1", refusals=hopeless), worker("w2", refusals=hopeless),
+        demand=[waiting("a", 1.0)], a=4,
+    )  # fmt: skip
+    (give_up,) = made.decisions
+    assert isinstance(give_up, GiveUp)
+    assert (give_up.worker, give_up.error.code, give_up.error.message) == ("w1", "load_failed", "the file is truncated")
+    assert made.give_ups("w1") == (give_up,)
+    assert made.give_ups("w2") == ()
+
+
+def test_what_fits_nowhere_waits_a_while_for_a_larger_gpu_and_then_fails() -> None:
+    early = planned(worker("w1"), demand=[waiting("a", MISFIT_GRACE_S - 1)], a=9)
+    assert isinstance(early.about("a"), Wait)
+    assert early.wake_at == pytest.approx(NOW + 1)
+    late = planned(worker("w1"), demand=[waiting("a", MISFIT_GRACE_S)], a=9)
+    (give_up,) = late.give_ups("w1")
+    assert give_up.error.code == "never_fits"
+
+
+def test_the_refusal_of_a_misfit_has_its_size_and_the_largest_gpu() -> None:
+    fleet = FleetView.of([worker("w1", gib=8), worker("w2", gib=24), worker("w3", gib=16)])
+    said = r"model a takes 30\.0 GiB and the largest GPU \(Fake of worker w2\) offers 24\.0 GiB"
+    with pytest.raises(NeverFits, match=said):
+        check_fits(facts(a=30)["a"], fleet)
+    check_fits(facts(a=24)["a"], fleet)
+
+
+def test_with_nobody_there_who_could_tell_everything_may_be_asked_for() -> None:
+    assert fits_somewhere(facts(a=1000)["a"], FleetView())
+
+
+def test_memory_of_others_does_not_make_a_model_a_misfit() -> None:
+    taken = worker("w1")
+    taken = replace(taken, gpu=replace(taken.gpu, foreign_bytes=6 * GIB))
+    assert fits_somewhere(facts(a=8)["a"], FleetView.of([taken]))
+    assert isinstance(planned(taken, demand=[waiting("a", 9999.0)], a=8).about("a"), Wait)
+
+
+def test_a_worker_that_leaves_gets_nothing_to_do() -> None:
+    leaving = replace(worker("w1", ready("a")), draining=True)
+    made = planned(leaving, demand=[waiting("a", 9.0), waiting("b", 9.0)], a=4, b=4)
+    assert made.serve("w1") is None
+    assert made.load("w1") is None
+
+
+def test_a_plan_has_nothing_to_say_of_what_nobody_asked_for() -> None:
+    with pytest.raises(InvariantBroken, match="says nothing of a"):
+        Plan(()).about("a")
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    vram_bytes: int | None
+    max_batch: int = 1
+    pinned: bool = False
+
+
+def test_facts_join_what_is_declared_and_what_was_measured() -> None:
+    measured = Measurement(5 * GIB, 9.0, 0.5)
+    known = facts_of(
+        [Entry("a", 4 * GIB, 8, True), Entry("b", None)], {("a", "Fake"): measured, ("z", "Fake"): measured}
+    )
+    assert known["a"] == ModelFacts(
+        "a", Measurement(4 * GIB, 4 * GIB / LOAD_BANDWIDTH_BYTES_S, UNKNOWN_EXEC_S), 8, True, {"Fake": measured}
+    )
+    assert known["b"].declared.footprint_bytes == UNKNOWN_FOOTPRINT_BYTES
+    assert set(known) == {"a", "b"}
