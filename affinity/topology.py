@@ -28,6 +28,11 @@ class Topology:
     model_ttl_s: float = 600.0
     delivery_limit: int = 100
 
+    def __post_init__(self) -> None:
+        if not self.namespace or "." in self.namespace:
+            # "a" has a queue "a.model.fallback" for a model of that name; so would a namespace "a.model".
+            raise InvariantBroken(f"a namespace is not empty and has no dot: {self.namespace!r}")
+
     @property
     def jobs_exchange(self) -> str:
         """Topic exchange producers publish to, keyed by model."""
@@ -148,6 +153,16 @@ class Keys:
     def claim(self, model: str) -> str:
         """String with a TTL: the worker that is loading the model."""
         return f"{self.namespace}:claim:{model}"
+
+    @property
+    def claimed(self) -> str:
+        """Set: models that have, or had, a claim. Tidied up when read."""
+        return f"{self.namespace}:claimed"
+
+    @property
+    def retained(self) -> str:
+        """Sorted set: ended jobs by the instant, in ms, at which Redis forgets their record; then the indexes do."""
+        return f"{self.namespace}:retained"
 
     def reaping(self, worker: str) -> str:
         """String with a TTL: who tidies up after a lost worker."""

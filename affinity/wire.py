@@ -8,11 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, NoReturn, cast
+from math import isfinite
+from types import UnionType
+from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from affinity.errors import InvalidInput, UndecodableMessage
 from affinity.fleet import Gpu, Measurement, Refusal, Residency, ResidencyState, WorkerReport
 from affinity.job import DEFAULT_MAX_ATTEMPTS, Job, JobSpec, check_job_id, check_model_name
+
+Built = TypeVar("Built")
 
 VERSION = 1
 
@@ -35,9 +39,12 @@ def rfc3339(at: float) -> str:
 
 def parse_rfc3339(text: str) -> float:
     """Epoch seconds of an RFC 3339 instant; ``ValueError`` without a zone or where it is none."""
-    at = datetime.fromisoformat(text)
+    try:
+        at = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError(f"{text!a} is not an instant such as 2026-01-31T12:00:00Z") from None
     if at.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone")
+        raise ValueError(f"{text!a} has no time zone")
     return at.timestamp()
 
 
@@ -53,7 +60,7 @@ def loads(text: str | bytes) -> object:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -116,12 +123,13 @@ def decode_message(body: bytes, routed_model: str, message_id: str | None) -> tu
     if "input" not in fields:
         raise UndecodableMessage("the body has no 'input'")
     if fields.get("v", VERSION) != VERSION:
-        raise UndecodableMessage(f"version {fields['v']!r} is unknown here; this is version {VERSION}")
+        raise UndecodableMessage(f"version {fields['v']!a} is unknown here; this is version {VERSION}")
     if unknown := sorted(set(fields) - MESSAGE_FIELDS):
-        raise UndecodableMessage(f"unknown fields: {', '.join(unknown)}")
+        raise UndecodableMessage(f"unknown fields: {', '.join(map(ascii, unknown))}")
     defaults = {"id": message_id, "model": routed_model}
+    said = {name: value for name, value in fields.items() if value is not None}
     try:
-        spec = spec_from_json({**defaults, **fields})
+        spec = spec_from_json({**defaults, **said})
         created_at = fields.get("created_at")
         return spec, None if created_at is None else parse_rfc3339(_text(fields, "created_at"))
     except (InvalidInput, ValueError) as error:
@@ -165,13 +173,17 @@ def decode_report(text: str | bytes) -> WorkerReport:
     """The report in ``text``; ``UndecodableMessage`` where it is none (another version's, or damaged)."""
     try:
         fields = cast(dict[str, Any], loads(text))
-        return WorkerReport(
-            **{name: fields[name] for name in _REPORT_SCALARS},
-            gpu=Gpu(**fields["gpu"]),
-            residents=tuple(Residency(**{**r, "state": ResidencyState(r["state"])}) for r in fields["residents"]),
-            refusals=tuple(Refusal(**refusal) for refusal in fields["refusals"]),
+        residents = [{**r, "state": ResidencyState(r["state"])} for r in fields.pop("residents")]
+        return _build(
+            WorkerReport,
+            {
+                **fields,
+                "gpu": _build(Gpu, fields["gpu"]),
+                "residents": tuple(_build(Residency, resident) for resident in residents),
+                "refusals": tuple(_build(Refusal, refusal) for refusal in fields["refusals"]),
+            },
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UndecodableMessage(f"not a worker's report: {error!r}") from error
 
 
@@ -183,12 +195,37 @@ def encode_measurement(measurement: Measurement) -> str:
 def decode_measurement(text: str | bytes) -> Measurement:
     """The measurement in ``text``; ``UndecodableMessage`` where it is none."""
     try:
-        return Measurement(**cast(dict[str, Any], loads(text)))
-    except (ValueError, TypeError) as error:
+        return _build(Measurement, cast(dict[str, Any], loads(text)))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UndecodableMessage(f"not a measurement: {error!r}") from error
 
 
 _REPORT_SCALARS = ("worker", "node", "epoch", "sequence", "as_of", "draining", "lease_s", "metrics_url")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
+
+
+def _build(kind: type[Built], values: Mapping[str, Any]) -> Built:
+    """A dataclass from decoded values; ``TypeError`` for one of another type than its field (whole numbers are floats).
+
+    Another version's report must be refused here: further on it would be believed.
+    """
+    for name, wanted in get_type_hints(kind).items():
+        allowed = tuple(get_origin(part) or part for part in (get_args(wanted) if _is_union(wanted) else (wanted,)))
+        value = values.get(name)
+        fits = isinstance(value, (*allowed, int) if float in allowed else allowed)
+        if name in values and (not fits or (isinstance(value, bool) and bool not in allowed)):
+            raise TypeError(f"{kind.__name__}.{name} cannot be {value!r}")
+    return kind(**values)
+
+
+def _is_union(wanted: object) -> bool:
+    return isinstance(wanted, UnionType)
 
 
 def _instant(at: float | None) -> str | None:

@@ -203,14 +203,17 @@ class BatchRunner:
             await started.delivery.ack()
 
     async def _disown(self, started: Started) -> None:
-        """Our lease ran out while it ran; the attempt was given up. Unless the job is over, this is its only copy."""
+        """The attempt was given up while it ran: our lease ran out, or the store lost its records. Unless the job is
+        over, this delivery is its only copy.
+        """
         try:
             job = await self._insist("state", started, lambda: self._services.store.get(started.job.id))
         except UnknownJob:
-            await started.delivery.ack()
-            return
-        log.warning("attempt.disowned", job=job.id, state=job.state)
-        await (started.delivery.ack() if job.state.terminal else started.delivery.requeue())
+            over = False
+        else:
+            over = job.state.terminal
+        log.warning("attempt.disowned", job=started.job.id, over=over)
+        await (started.delivery.ack() if over else started.delivery.requeue())
 
     async def _insist(self, what: str, started: Started, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask the store until it answers. Meanwhile the delivery stays ours: nobody else may start the job, since it

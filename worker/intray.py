@@ -1,7 +1,7 @@
 """Deliveries in hand that no batch has started yet, and the consumers that bring them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
@@ -35,9 +35,9 @@ class Intray:
         """Keep a delivery that a consumer brought."""
         self._in_hand.setdefault(model, deque()).append(delivery)
 
-    def first(self) -> str | None:
-        """The model whose delivery has been in hand longest."""
-        return next(iter(self._in_hand), None)
+    def first(self, but: Collection[str] = ()) -> str | None:
+        """The model whose delivery has been in hand longest, but none of these."""
+        return next((model for model in self._in_hand if model not in but), None)
 
     def pop(self, model: str, most: int) -> list[Delivery]:
         """Up to ``most`` deliveries in hand."""

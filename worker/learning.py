@@ -14,7 +14,7 @@ OUT_OF_VRAM_GROWTH = 1.25
 """A footprint that turned out too small grows by this much before the model is tried again."""
 
 WORTH_TELLING = 0.1
-"""Relative change of an execution time below which others need not hear of it."""
+"""Relative change of a time below which others need not hear of it."""
 
 
 class Learning:
@@ -23,37 +23,36 @@ class Learning:
     def __init__(self, catalog: Catalog, gpu_name: str) -> None:
         self._catalog = catalog
         self._gpu_name = gpu_name
-        self._known: dict[tuple[str, str], Measurement] = {}
-        self._untold: set[str] = set()
+        self._theirs: Mapping[tuple[str, str], Measurement] = {}
+        self._ours: dict[str, Measurement] = {}
+        self._told: dict[str, Measurement] = {}
         self._facts: Mapping[str, ModelFacts] | None = None
 
     @property
     def facts(self) -> Mapping[str, ModelFacts]:
-        """Facts by model."""
+        """Facts by model. What we measured ourselves counts before what others did."""
         if self._facts is None:
-            self._facts = facts_of(self._catalog, self._known)
+            ours = {(model, self._gpu_name): found for model, found in self._ours.items()}
+            self._facts = facts_of(self._catalog, {**self._theirs, **ours})
         return self._facts
 
     def adopt(self, learned: Mapping[tuple[str, str], Measurement]) -> None:
-        """Take over what others measured; what we have not told yet stays ours."""
-        merged = {**learned, **{key: self._known[key] for m in self._untold if (key := (m, self._gpu_name))}}
-        if merged != self._known:
-            self._known = merged
+        """Take over what others measured."""
+        if learned != self._theirs:
+            self._theirs = dict(learned)
             self._facts = None
 
     def loaded(self, model: str, footprint_bytes: int, load_s: float) -> None:
         """A load ended; the newest footprint counts, times are averaged."""
-        known = self._known.get((model, self._gpu_name))
-        seconds = load_s if known is None else _mean(known.load_s, load_s)
-        self._learn(model, replace(self._here(model), footprint_bytes=footprint_bytes, load_s=seconds))
+        here = self._here(model)
+        seconds = _mean(here.load_s, load_s) if self._measured(model) else load_s
+        self._learn(model, replace(here, footprint_bytes=footprint_bytes, load_s=seconds))
 
     def ran(self, model: str, exec_s: float, footprint_bytes: int) -> None:
         """A batch ended. The first one after a load may have grown the model's share of memory."""
         here = self._here(model)
-        measured = (model, self._gpu_name) in self._known
-        seconds = _mean(here.exec_s, exec_s) if measured else exec_s
-        alike = footprint_bytes == here.footprint_bytes and abs(seconds - here.exec_s) <= WORTH_TELLING * here.exec_s
-        self._learn(model, replace(here, exec_s=seconds, footprint_bytes=footprint_bytes), tell=not alike)
+        seconds = _mean(here.exec_s, exec_s) if self._measured(model) else exec_s
+        self._learn(model, replace(here, exec_s=seconds, footprint_bytes=footprint_bytes))
 
     def out_of_vram(self, model: str) -> None:
         """The footprint was too small."""
@@ -61,22 +60,30 @@ class Learning:
         self._learn(model, replace(here, footprint_bytes=int(here.footprint_bytes * OUT_OF_VRAM_GROWTH)))
 
     def untold(self) -> Mapping[str, Measurement]:
-        """What others should hear of."""
-        return {model: self._known[model, self._gpu_name] for model in sorted(self._untold)}
+        """What others should hear of: all that has changed by more than a little since we told it."""
+        return {model: ours for model, ours in sorted(self._ours.items()) if not _alike(ours, self._told.get(model))}
 
-    def told(self, model: str) -> None:
-        """Others know."""
-        self._untold.discard(model)
+    def told(self, model: str, measurement: Measurement) -> None:
+        """Others know this of a model."""
+        self._told[model] = measurement
 
     def _here(self, model: str) -> Measurement:
         facts = self.facts[model]
         return facts.measured.get(self._gpu_name, facts.declared)
 
-    def _learn(self, model: str, measurement: Measurement, tell: bool = True) -> None:
-        self._known[model, self._gpu_name] = measurement
+    def _measured(self, model: str) -> bool:
+        return self._gpu_name in self.facts[model].measured
+
+    def _learn(self, model: str, measurement: Measurement) -> None:
+        self._ours[model] = measurement
         self._facts = None
-        if tell:
-            self._untold.add(model)
+
+
+def _alike(ours: Measurement, told: Measurement | None) -> bool:
+    if told is None or ours.footprint_bytes != told.footprint_bytes:
+        return False
+    pairs = ((ours.load_s, told.load_s), (ours.exec_s, told.exec_s))
+    return all(abs(new - old) <= WORTH_TELLING * old for new, old in pairs)
 
 
 def _mean(before: float, value: float) -> float:

@@ -54,6 +54,11 @@ class LoadCourse:
         self._tasks = tasks
         self._executor_stopped = executor_stopped
 
+    @property
+    def victims(self) -> tuple[str, ...]:
+        """Models that have to go for the load under way."""
+        return self.current.victims if self.current else ()
+
     def begin(self, load: Load) -> None:
         """Carry out a decision of the plan."""
         self.current = load

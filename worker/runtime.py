@@ -259,12 +259,13 @@ class Worker:
         if not self._able or self._stopping:
             return
         try:
+            if self._look_due():
+                # Before serving: else a model whose turn is over would be running again whenever the plan is asked.
+                await self._look()
             if self._batch is None:
                 await self._serve_next()
             elif self._intray.armed and self._services.clock.monotonic() >= self._batch_began + DISARM_AFTER_S:
                 await self._intray.disarm()
-            if self._look_due():
-                await self._look()
         except (StoreUnavailable, BrokerUnavailable) as error:
             log.warning("worker.held_up", code=error.code, error=error.message)
 
@@ -272,17 +273,21 @@ class Worker:
         """Start the next batch: from the backlog if there may be one, else what a consumer brought."""
         while self._batch is None:
             picked = None if self._dry else await self._pick()
-            model = picked[0] if picked else self._intray.first()
+            model = picked[0] if picked else self._intray.first(self._course.victims)
             if model is None:
                 self._dry = True
-                await self._intray.arm(self._state.ready_models())
+                await self._intray.arm(m for m in self._state.ready_models() if m not in self._course.victims)
                 return
             entry = self._services.catalog.get(model)
             await self._start(model, picked[1] if picked else self._intray.pop(model, entry.max_batch))
 
     async def _pick(self) -> tuple[str, list[Delivery]] | None:
-        """What the plan serves next here; a queue that turns out to be empty is passed over."""
-        demand = {d.model: d for d in await self._services.store.demand() if self._state.ready(d.model)}
+        """What the plan serves next here; a queue that turns out to be empty is passed over.
+
+        Not what is about to be evicted: served once more, it would be running when its turn is over, and so for ever.
+        """
+        waiting = await self._services.store.demand()
+        demand = {d.model: d for d in waiting if self._state.ready(d.model) and d.model not in self._course.victims}
         view = FleetView.of([self._report()])
         while serve := plan(view, demand.values(), self._learning.facts, self._services.clock.now()).serve(
             self._services.identity.worker
@@ -354,7 +359,7 @@ class Worker:
         with contextlib.suppress(StoreUnavailable):  # Told at the next heartbeat.
             for model, measurement in self._learning.untold().items():
                 await fleet.learn(model, gpu_name, measurement)
-                self._learning.told(model)
+                self._learning.told(model, measurement)
             self._learning.adopt(await fleet.learned())
 
     async def _count_strangers(self, running: str) -> None:

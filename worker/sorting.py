@@ -48,12 +48,23 @@ class Sorter:
     async def give_up(self, model: str, error: JobError) -> None:
         """Nobody can load the model: fail all that wait in its queue. The claim keeps others from loading meanwhile."""
         identity, fleet = self._services.identity, self._services.fleet
-        if not await fleet.claim(model, identity.worker, self._services.timing.lease_s):
-            return
-        while deliveries := await self._services.intake.take(model, GIVE_UP_STEP):
-            for delivery in deliveries:
+        try:
+            if not await fleet.claim(model, identity.worker, self._services.timing.lease_s):
+                return
+            while deliveries := await self._services.intake.take(model, GIVE_UP_STEP):
+                for delivery in deliveries:
+                    await self._give_up_one(delivery, error)
+            await fleet.release(model, identity.worker)
+        except (StoreUnavailable, BrokerUnavailable) as unavailable:
+            log.warning("give_up.incomplete", model=model, code=unavailable.code, error=unavailable.message)
+
+    async def _give_up_one(self, delivery: Delivery, error: JobError) -> None:
+        try:
+            if await self.sight(delivery) is not None:
                 await self.fail(delivery, error)
-        await fleet.release(model, identity.worker)
+        except StoreUnavailable:
+            self._batches.requeue_later(delivery)
+            raise
 
     async def count_strangers(self, model: str) -> None:
         """Jobs published without HTTP to a queue nobody consumes just now are known to nobody: record them."""

@@ -49,7 +49,7 @@ class ConnectionSettings(BaseSettings):
     log_level: LogLevel = Field("info", description="Least severe level that is logged: debug, info, warning or error.")
     affinity_namespace: str = Field(
         "affinity",
-        pattern=r"^[A-Za-z0-9._\-]{1,64}$",
+        pattern=r"^[A-Za-z0-9_\-]{1,64}$",
         description="Head of every exchange, queue and Redis key: several installations share one broker.",
     )
     affinity_retention_s: float = Field(

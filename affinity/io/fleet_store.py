@@ -29,7 +29,7 @@ class RedisFleetStore:
         self._link = link
         self._keys = keys
         self._silence_s = silence_s
-        self._claimed = f"{keys.prefix}claimed"
+        self._claimed = keys.claimed
         self._next_epoch = link.script(lua("next_epoch"))
         self._hold = link.script(lua("hold"))
         self._release = link.script(lua("release"))

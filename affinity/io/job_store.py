@@ -44,7 +44,7 @@ class RedisJobStore:
         self._keys = keys
         self._retention_ms = str(int(retention_s * 1000))
         self._max_result_bytes = max_result_bytes
-        self._shared_keys = [keys.unpublished, keys.demand, keys.events, f"{keys.prefix}retained"]
+        self._shared_keys = [keys.unpublished, keys.demand, keys.events, keys.retained]
         self._create = self._script("create")
         self._published = self._script("published")
         self._withdraw = self._script("withdraw")

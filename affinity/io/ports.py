@@ -174,7 +174,9 @@ class FleetStore(Protocol):
         """Hint to all workers that demand or residency changed."""
 
     def wakes(self) -> AsyncIterator[None]:
-        """The hints, as they come. Ends never; survives a reconnect (with one hint, since some may be lost)."""
+        """The hints, as they come, for ever. The first comes as soon as we listen, and one more after each reconnect:
+        what was said in between is lost.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 RPC_TIMEOUT_S = 10.0
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 HEARTBEAT_S = 10
 """A black-holed connection is noticed within two of these; the broker's default would take minutes."""
 
@@ -54,9 +55,10 @@ class Rabbit:
 
     async def close(self) -> None:
         """Close the connection and stop reconnecting. What was not settled goes back to its queue."""
-        if self._task:
+        while self._task and not self._task.done():
+            # Once may not do: the client library can turn a cancelled call into an error of its own.
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait({self._task}, timeout=RETRY_FIRST_S)
         await self._drop()
 
     async def wait_up(self) -> None:
@@ -71,7 +73,8 @@ class Rabbit:
 
     def retire(self, intake: RabbitIntake) -> None:
         """Forget an intake: nothing is applied for it after a reconnect."""
-        self._intakes.remove(intake)
+        if intake in self._intakes:
+            self._intakes.remove(intake)
 
     async def channel(
         self,
@@ -127,7 +130,7 @@ class Rabbit:
     def address(self) -> str:
         """Host and port, without the password."""
         parts = aio_pika.connection.make_url(self._url)
-        return f"{parts.host}:{parts.port}"
+        return f"{parts.host}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 5672)}"
 
     async def _supervise(self) -> None:
         delay_s = RETRY_FIRST_S

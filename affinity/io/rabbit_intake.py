@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from pamqp.commands import Basic
 
 from affinity.errors import BrokerUnavailable
 from affinity.io.ports import Arrival, Delivery
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 RPC_TIMEOUT_S = 10.0
+RESTORE_AFTER_S = 0.5
 
 
 @dataclass(slots=True)
@@ -113,20 +115,34 @@ class RabbitIntake:
         return await self._rabbit.channel(self._purpose, self._watch)
 
     async def _watch(self, channel: AbstractChannel) -> None:
-        """A channel closed by an error takes its consumers along: start them again on a new one."""
-        loop = asyncio.get_running_loop()
+        """Consumers that end without our wish are started again: all when the channel is closed by an error, one when
+        the broker cancels it (its queue was deleted, or its leader is gone).
+        """
 
         def on_close(*_: object) -> None:
-            if self._consumers:
-                self._restoring = loop.create_task(self._restore())
+            self._restore_later()
+
+        def on_cancel(frame: Basic.Cancel) -> None:
+            for consumer in self._consumers.values():
+                if consumer.tag == frame.consumer_tag:
+                    consumer.channel = None
+            self._restore_later()
 
         channel.close_callbacks.add(on_close)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(on_cancel)
+
+    def _restore_later(self) -> None:
+        if self._consumers and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.get_running_loop().create_task(self._restore(), name=f"restore {self._worker}")
 
     async def _restore(self) -> None:
+        # A queue that stays away closes the channel at each try: without a pause that would be a busy loop.
+        await asyncio.sleep(RESTORE_AFTER_S)
         try:
             await self.apply()
         except BrokerUnavailable as error:
-            # The whole connection is gone: its supervisor applies everything once it is back.
+            # Where the whole connection is gone its supervisor applies everything once it is back.
             log.info("intake.waits", worker=self._worker, error=error.message)
 
     async def _bind(self, model: str) -> None:

@@ -20,6 +20,10 @@ PUBLISH_TIMEOUT_S = 10.0
 IN_FLIGHT = 256
 """Unconfirmed publishes on the channel; more only makes confirms slower."""
 
+MAX_REASON = 2000
+MAX_SHORT = 255
+"""Bytes in a routing key, the broker's own limit."""
+
 PARKED_HEADER = "affinity-parked"
 CODE_HEADER = "affinity-code"
 
@@ -55,11 +59,12 @@ class RabbitPublisher:
         headers: HeadersType = {
             **letter.headers,
             CODE_HEADER: letter.code,
-            "affinity-reason": letter.reason[:2000],
-            "affinity-model": letter.model,
+            "affinity-reason": _plain(letter.reason, MAX_REASON),
+            "affinity-model": _plain(letter.model, MAX_SHORT),
             "affinity-worker": letter.worker,
         }
-        await self._send(self._rabbit.topology.dead, letter.model, _message(letter.body, letter.message_id, headers))
+        message = _message(letter.body, letter.message_id, headers)
+        await self._send(self._rabbit.topology.dead, _plain(letter.model, MAX_SHORT), message)
 
     async def ping(self) -> None:
         """Ask the broker for the fallback queue; raises ``BrokerUnavailable``."""
@@ -101,6 +106,11 @@ class RabbitPublisher:
                 channel = await self._rabbit.channel("publish", on_return_raises=True)
                 target = await _exchange(channel, exchange)
                 await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+
+
+def _plain(text: str, most: int) -> str:
+    """Text that every header can carry: what a producer sent may hold halves of surrogate pairs, or no end."""
+    return text.encode("ascii", "backslashreplace").decode()[:most]
 
 
 async def _exchange(channel: AbstractChannel, name: str) -> aio_pika.abc.AbstractExchange:

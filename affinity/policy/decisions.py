@@ -72,9 +72,9 @@ class Plan:
         return tuple(d for d in self.decisions if isinstance(d, GiveUp) and d.worker == worker)
 
     def about(self, model: str) -> Decision:
-        """The decision that concerns a model most: a load, a refusal, a wait, else who serves it."""
+        """The decision that concerns a model in demand most: a load, a refusal, who serves it, else why it waits."""
         concerning = [d for d in self.decisions if d.model == model]
-        for kind in (Load, GiveUp, Wait, Serve):
+        for kind in (Load, GiveUp, Serve, Wait):
             for decision in concerning:
                 if isinstance(decision, kind):
                     return decision

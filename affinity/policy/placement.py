@@ -62,23 +62,27 @@ class _Planner:
         self._facts = facts
         self._now = now
         self._loading = {w.worker for w in self._workers if w.loading} | set(fleet.claims.values())
+        self._leaving: dict[str, tuple[str, ...]] = {}
         self._wake_at: list[float] = []
 
     def plan(self) -> Plan:
-        """All decisions: who serves, then what becomes of each model in demand, oldest head first."""
-        decisions: list[Decision] = [serve for worker in self._workers if (serve := self._serve(worker))]
+        """All decisions: what becomes of each model in demand, oldest head first, then who serves what stays."""
+        decisions: list[Decision] = []
         for demand in self._waiting.values():
             decision = self._place(demand)
             if isinstance(decision, Load):
                 self._loading.add(decision.worker)
-            if decision:
-                decisions.append(decision)
+                self._leaving[decision.worker] = decision.victims
+            decisions.append(decision)
+        decisions.extend(serve for worker in self._workers if (serve := self._serve(worker)))
         return Plan(tuple(decisions), min(self._wake_at, default=None))
 
     def _serve(self, worker: WorkerReport) -> Serve | None:
         if worker.busy or worker.draining:
             return None
         ready = {r.model for r in worker.residents if r.state is ResidencyState.READY}
+        # Served once more, a victim would be running when its load begins, and so for ever.
+        ready.difference_update(self._leaving.get(worker.worker, ()))
         for demand in self._waiting.values():
             if demand.model in ready and demand.model in self._facts:
                 waited_s = demand.oldest_wait_s(self._now)
@@ -86,8 +90,8 @@ class _Planner:
                 return Serve(worker.worker, demand.model, most, f"warm, and its oldest job waited {waited_s:.3f} s")
         return None
 
-    def _place(self, demand: Demand) -> Decision | None:
-        """A load, a refusal or a wait for one model; ``None`` where its holders are enough."""
+    def _place(self, demand: Demand) -> Decision:
+        """A load, a refusal or a wait for one model."""
         facts = self._facts.get(demand.model)
         if facts is None:
             return Wait(demand.model, None, "the catalogue here does not have it")
@@ -100,20 +104,25 @@ class _Planner:
             return self._load(demand, facts, f"{demand.queued} queued and nobody holds it", frozenset())
         return self._further_copy(demand, facts, holders)
 
-    def _further_copy(self, demand: Demand, facts: ModelFacts, holders: tuple[WorkerReport, ...]) -> Decision | None:
+    def _further_copy(self, demand: Demand, facts: ModelFacts, holders: tuple[WorkerReport, ...]) -> Decision:
         """Rent or buy: a further copy once the queue has waited, in sum, as long as a load takes."""
         load_s = min(facts.on(h.gpu).load_s for h in holders)
+        names = ", ".join(holder.worker for holder in holders)
+        # Stated as an instant, so that it is never just short of what the plan said it would wake at.
+        due_at = (load_s + demand.summed_arrival_s) / demand.queued
+        if self._now < due_at:
+            self._wake_at.append(due_at)
+            return Wait(demand.model, due_at, f"{names} will serve it: a further copy does not pay yet")
         summed_s = demand.summed_wait_s(self._now)
-        if summed_s < load_s:
-            self._wake_at.append(self._now + (load_s - summed_s) / demand.queued)
-            return None
-        reason = f"{len(holders)} hold it, but its queue waited {summed_s:.1f} s in sum and a load takes {load_s:.1f} s"
+        reason = f"{names} hold it, but its queue waited {summed_s:.1f} s in sum and a load takes {load_s:.1f} s"
         further = self._load(demand, facts, reason, frozenset(self._waiting))
-        return further if isinstance(further, Load) else None
+        if isinstance(further, Load):
+            return further
+        return Wait(demand.model, None, f"{names} will serve it: no worker can make room for a further copy")
 
     def _load(self, demand: Demand, facts: ModelFacts, reason: str, spared: frozenset[str]) -> Decision:
         """Load on the best worker, or wait, or give up. ``spared`` models are never victims."""
-        able = [w for w in self._workers if not w.draining and not w.holds(demand.model)]
+        able = [w for w in self._workers if not w.draining and all(r.model != demand.model for r in w.residents)]
         if refused := self._give_up(demand, facts, able):
             return refused
         offers = [o for w in able if (o := self._offer(w, demand, facts, spared))]

@@ -7,7 +7,6 @@ it, unless a victim has work again by then; while it runs, it looks again after 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -177,7 +176,6 @@ def test_models_that_do_not_fit_together_take_turns_and_not_at_every_job() -> No
     assert max(*simulation.waits["a"], *simulation.waits["b"]) < 120
 
 
-@pytest.mark.xfail(reason="B8: what always has the next batch of another model running starves a queue", strict=True)
 def test_a_queue_that_never_runs_dry_does_not_starve_another_model() -> None:
     """L6 under overload: a model whose queue is never empty keeps no other model off the only GPU for ever."""
     facts = {name: model(name, 8, 2.0, exec_s=0.5) for name in "ab"}

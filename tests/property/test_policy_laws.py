@@ -309,14 +309,12 @@ def test_every_model_in_demand_gets_a_decision_or_is_held(scene: Scene) -> None:
         assert entry.model in decided or not entry.queued or fleet.holders(entry.model)
 
 
-@pytest.mark.xfail(reason="B6: a worker on which the model is still draining may be told to load it", strict=True)
 def test_a_model_that_is_leaving_a_worker_is_not_loaded_there_at_the_same_time() -> None:
     """L1: what drains is still in the ledger, and a model cannot be in it twice."""
     leaving = Residency("a", ResidencyState.DRAINING, 4, NOW, NOW)
     assert not loads_of((fleet_of(a_worker("w1", leaving)), [queued("a")], {"a": known_as("a")}))
 
 
-@pytest.mark.xfail(reason="B5: a model whose holders are all busy has no decision, so nothing explains it", strict=True)
 @pytest.mark.parametrize("running", ["a", "b"])
 def test_there_is_an_answer_about_a_model_whose_holder_is_busy(running: str) -> None:
     """``Plan.about`` has a decision for every model in demand."""
@@ -325,9 +323,6 @@ def test_there_is_an_answer_about_a_model_whose_holder_is_busy(running: str) -> 
     assert made.about("a").model == "a"
 
 
-@pytest.mark.xfail(
-    reason="B8: a worker is told to serve a model and to evict it; it serves, and never evicts", strict=True
-)
 def test_no_worker_is_told_to_serve_what_it_is_told_to_evict() -> None:
     """The decisions addressed to one worker can all be carried out."""
     resident = Residency("a", ResidencyState.READY, 8, NOW - 1000, NOW)
@@ -365,9 +360,6 @@ def test_a_plan_wakes_nobody_in_the_past(scene: Scene) -> None:
             assert NOW < made.wake_at <= decision.until
 
 
-@pytest.mark.xfail(
-    reason="B4: rounding leaves the queue just short of a load, and wake_at is now, for ever", strict=True
-)
 def test_who_sleeps_until_wake_at_gets_on() -> None:
     """A shell that jumps to ``wake_at`` again and again, with nothing else happening, comes to an end."""
     busy = Residency("a", ResidencyState.READY, 4, NOW, NOW, running=1)

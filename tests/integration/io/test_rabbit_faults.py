@@ -221,9 +221,6 @@ async def test_closing_does_not_wait_for_a_silent_broker(
     assert time.monotonic() - began < CONNECT_TIMEOUT_S + 2
 
 
-@pytest.mark.xfail(
-    reason="B14: a cancelled call of the client looks like an outage, and the supervisor goes on", strict=True
-)
 async def test_closing_in_the_middle_of_a_reconnect_comes_to_an_end(rabbitmq_url: str, topology: Topology) -> None:
     hung = 0
     for steps in range(0, 120, 3):
@@ -338,7 +335,6 @@ async def test_a_404_on_one_channel_leaves_the_consumers_and_the_publisher_alone
     assert proxy.connections == 1
 
 
-@pytest.mark.xfail(reason="B3: a consumer that the broker cancels is never started again", strict=True)
 async def test_a_consumer_that_the_broker_cancels_comes_back(
     rabbit: Rabbit, rabbitmq_url: str, topology: Topology
 ) -> None:
@@ -346,13 +342,14 @@ async def test_a_consumer_that_the_broker_cancels_comes_back(
     await intake.bind("m")
     await intake.arm("m", 1, inbox)
     await delete_queue(rabbitmq_url, topology.model_queue("m"))
-    await rabbit.publisher.publish(a_job("j1"), CREATED_AT)
-    async with asyncio.timeout(3):
-        delivery = await inbox.next()
-    assert id_in(delivery) == "j1"
+    with suppress(BrokerUnavailable):  # The queue is gone; the next park declares it again, unless the intake has.
+        await rabbit.publisher.park(a_job("lost"), CREATED_AT)
+    await rabbit.publisher.park(a_job("j1"), CREATED_AT)
+    async with asyncio.timeout(5):
+        while id_in(await inbox.next()) != "j1":
+            pass
 
 
-@pytest.mark.xfail(reason="B12: a consumer that cannot start is tried again without a pause", strict=True)
 async def test_a_consumer_that_cannot_start_is_not_tried_again_without_a_pause(rabbit: Rabbit) -> None:
     intake = rabbit.intake("w1")
     with structlog.testing.capture_logs() as logs:
@@ -405,9 +402,6 @@ async def test_an_exchange_that_is_gone_closes_only_the_channel(
     await publish_at_last(rabbit, "j2")
 
 
-@pytest.mark.xfail(
-    reason="B2: a lone surrogate in the reason cannot be encoded, and nothing translates that", strict=True
-)
 @pytest.mark.parametrize("letter", [a_letter(reason="unknown fields: \ud800"), a_letter(model="\ud800")])
 async def test_a_letter_can_be_buried_whatever_its_reason_says(
     rabbit: Rabbit, topology: Topology, letter: object
@@ -462,7 +456,6 @@ def test_a_bug_or_a_cancellation_is_nobodys_outage(kind: type[BaseException], to
         raise kind("ours")
 
 
-@pytest.mark.xfail(reason="B11: a URL without a port is called broker:None", strict=True)
 @pytest.mark.parametrize(("url", "port"), [("amqp://broker/vhost", 5672), ("amqps://broker/", 5671)])
 def test_a_url_without_a_port_has_the_protocols_own(url: str, port: int, topology: Topology) -> None:
     assert Rabbit(url, topology, "faults").address == f"broker:{port}"

@@ -115,7 +115,7 @@ UNDECODABLE: dict[str, tuple[bytes, str]] = {
     "ttl zero": (body(ttl_s=0), "ttl_s: must be a number of seconds"),
     "ttl negative": (body(ttl_s=-1), "ttl_s: must be a number of seconds"),
     "ttl too long": (body(ttl_s=MAX_SECONDS + 1), "ttl_s: must be a number of seconds"),
-    "ttl beyond floats": (b'{"input": 1, "ttl_s": 1e999}', "ttl_s: must be a number of seconds"),
+    "ttl beyond floats": (b'{"input": 1, "ttl_s": 1e999}', "1e999 is too large for a number"),
     "timeout a huge integer": (body(timeout_s=10**400), "timeout_s: must be a number of seconds"),
     "attempts zero": (body(max_attempts=0), "max_attempts: must be a whole number"),
     "attempts many": (body(max_attempts=101), "max_attempts: must be a whole number"),
@@ -153,7 +153,6 @@ def test_a_message_without_a_usable_id_anywhere_is_undecodable(message_id: str |
         decode_message(body(), "m", message_id)
 
 
-@pytest.mark.xfail(reason="B1: a number beyond floats becomes infinity, which no encoder of ours takes", strict=True)
 @pytest.mark.parametrize(
     "sent", [b'{"input": 1e999}', b'{"input": [-1e999]}', b'{"input": 1, "metadata": {"a": 1e999}}']
 )
@@ -162,7 +161,6 @@ def test_a_number_beyond_floats_is_undecodable(sent: bytes) -> None:
         decode_message(sent, "m", "j1")
 
 
-@pytest.mark.xfail(reason="B2: a reason with a lone surrogate cannot become a header", strict=True)
 def test_the_reason_can_always_be_put_into_a_header() -> None:
     with pytest.raises(UndecodableMessage) as caught:
         decode_message(b'{"input": 1, "\\ud800": 1}', "m", "j1")
@@ -323,7 +321,6 @@ def test_a_damaged_measurement_is_undecodable(text: str) -> None:
 WRONG_TYPES: dict[str, Any] = {"footprint_bytes": "large", "load_s": 1.0, "exec_s": 0.1}
 
 
-@pytest.mark.xfail(reason="B7: fields of the wrong type are believed, and the plan stumbles over them", strict=True)
 @pytest.mark.parametrize(
     ("decode", "text"),
     [

@@ -40,14 +40,14 @@ def test_the_first_load_counts_as_it_is_and_later_ones_are_averaged(learning: Le
 
 def test_a_batch_that_grew_the_model_is_news(learning: Learning) -> None:
     learning.loaded("m", 5 * GIB, 10.0)
-    learning.told("m")
+    learning.told("m", known(learning))
     learning.ran("m", UNKNOWN_EXEC_S, 7 * GIB)
     assert learning.untold()["m"].footprint_bytes == 7 * GIB
 
 
 def test_a_time_like_the_one_before_is_no_news(learning: Learning) -> None:
     learning.loaded("m", 5 * GIB, 10.0)
-    learning.told("m")
+    learning.told("m", known(learning))
     learning.ran("m", UNKNOWN_EXEC_S * 1.05, 5 * GIB)
     assert learning.untold() == {}
 
@@ -60,16 +60,16 @@ def test_a_footprint_that_was_too_small_grows_and_is_told(learning: Learning) ->
     assert "m" in learning.untold()
 
 
-def test_what_others_measured_is_taken_over_but_not_in_place_of_our_own_news(learning: Learning) -> None:
+def test_what_others_measured_is_taken_over_but_not_in_place_of_what_we_measured(learning: Learning) -> None:
     theirs, elsewhere = Measurement(9 * GIB, 1.0, 1.0), Measurement(3 * GIB, 2.0, 2.0)
     learning.loaded("m", 5 * GIB, 10.0)
     learning.adopt({("m", HERE): theirs, ("m", "other type"): elsewhere, ("unknown", HERE): theirs})
     assert known(learning).footprint_bytes == 5 * GIB
     assert learning.facts["m"].measured["other type"] == elsewhere
     assert known(learning, "unknown") == theirs
-    learning.told("m")
+    learning.told("m", known(learning))
     learning.adopt({("m", HERE): theirs})
-    assert known(learning) == theirs
+    assert known(learning).footprint_bytes == 5 * GIB
 
 
 def test_what_was_measured_of_a_model_no_longer_in_the_catalogue_is_ignored(learning: Learning) -> None:
@@ -77,7 +77,6 @@ def test_what_was_measured_of_a_model_no_longer_in_the_catalogue_is_ignored(lear
     assert set(learning.facts) == {"m", "unknown"}
 
 
-@pytest.mark.xfail(reason="B9: steps too small to tell are undone by the next exchange, and never add up", strict=True)
 def test_a_model_that_became_slower_is_noticed_also_if_it_runs_less_often_than_we_exchange(learning: Learning) -> None:
     learning.loaded("m", 5 * GIB, 10.0)
     learning.ran("m", 1.0, 5 * GIB)
@@ -85,7 +84,7 @@ def test_a_model_that_became_slower_is_noticed_also_if_it_runs_less_often_than_w
     for _ in range(100):
         for model, measurement in learning.untold().items():
             store[model, HERE] = measurement
-            learning.told(model)
+            learning.told(model, measurement)
         learning.adopt(store)
         learning.ran("m", 1.4, 5 * GIB)
     assert known(learning).exec_s == pytest.approx(1.4, rel=0.1)
