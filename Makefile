@@ -47,7 +47,7 @@ bench: ready ## measure what the dispatcher adds to a bare publish and consume
 
 .PHONY: system-test
 system-test: $(INSTALLED) ## check and load a running system (URL=http://127.0.0.1:5000)
-	@$(PY) -m tests.system --url $(URL) $(ARGS)
+	@$(PY) -m bench system-test --url $(URL) $(ARGS)
 
 .PHONY: up
 up: compose-there ## start the compose stack: RabbitMQ, Redis, dispatcher, a worker for every GPU of this host

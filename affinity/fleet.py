@@ -89,7 +89,8 @@ class WorkerReport:
 
     ``(epoch, sequence)`` only ever grows: an older report never replaces a newer one. The queues of all ``residents``
     are bound (and a report is published before a queue is), so that somebody else can unbind them when the lease is
-    gone. ``refusals`` are models whose load failed here not long ago.
+    gone. ``refusals`` are models whose load failed here not long ago. ``cached`` are models whose weights lie in the
+    host's memory, ready to be copied; ``served_s`` the seconds it has run jobs since its last load ended.
     """
 
     worker: str
@@ -100,6 +101,8 @@ class WorkerReport:
     gpu: Gpu
     residents: tuple[Residency, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    cached: tuple[str, ...] = ()
+    served_s: float = 0.0
     draining: bool = False
     lease_s: float = 10.0
     metrics_url: str = ""
@@ -129,11 +132,15 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is known of a model on one type of GPU: admission size, seconds to load, seconds to run one batch."""
+    """What is known of a model on one type of GPU: admission size, seconds to load, seconds to run one batch.
+
+    ``load_s`` is from disk, ``reload_s`` from the host's memory; ``None`` where that was never measured.
+    """
 
     footprint_bytes: int
     load_s: float
     exec_s: float
+    reload_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +160,17 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Queued jobs of one model. ``summed_arrival_s`` is the sum of the instants they were queued (epoch seconds)."""
+    """Queued jobs of one model. ``summed_arrival_s`` is the sum of the instants they were queued (epoch seconds).
+
+    ``rate`` is the running mean of its arrivals per second. A model that nobody waits for, but that is asked for now
+    and then, has a demand with ``queued`` 0; its ``oldest_at`` means nothing.
+    """
 
     model: str
     queued: int
     oldest_at: float
     summed_arrival_s: float
+    rate: float = 0.0
 
     def summed_wait_s(self, now: float) -> float:
         """Sum over the queued jobs of the time each has waited, in seconds."""

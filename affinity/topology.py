@@ -184,6 +184,11 @@ class Keys:
         return f"{self.namespace}:wake"
 
     @property
+    def settled(self) -> str:
+        """Pub/sub channel: each job that ends, as ``id record``; a hint to clients that wait."""
+        return f"{self.namespace}:settled"
+
+    @property
     def events(self) -> str:
         """Stream, capped: the one event stream."""
         return f"{self.namespace}:events"

@@ -125,7 +125,7 @@ def decode_message(body: bytes, routed_model: str, message_id: str | None) -> tu
     if fields.get("v", VERSION) != VERSION:
         raise UndecodableMessage(f"version {fields['v']!a} is unknown here; this is version {VERSION}")
     if unknown := sorted(set(fields) - MESSAGE_FIELDS):
-        raise UndecodableMessage(f"unknown fields: {', '.join(map(ascii, unknown))}")
+        raise UndecodableMessage(f"unknown fields: {', '.join(ascii(name)[1:-1] for name in unknown)}")
     defaults = {"id": message_id, "model": routed_model}
     said = {name: value for name, value in fields.items() if value is not None}
     try:
@@ -165,6 +165,7 @@ def encode_report(report: WorkerReport) -> str:
             "gpu": asdict(report.gpu),
             "residents": [asdict(resident) for resident in report.residents],
             "refusals": [asdict(refusal) for refusal in report.refusals],
+            "cached": list(report.cached),
         }
     )
 
@@ -181,6 +182,7 @@ def decode_report(text: str | bytes) -> WorkerReport:
                 "gpu": _build(Gpu, fields["gpu"]),
                 "residents": tuple(_build(Residency, resident) for resident in residents),
                 "refusals": tuple(_build(Refusal, refusal) for refusal in fields["refusals"]),
+                "cached": tuple(map(str, fields["cached"])),
             },
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -200,7 +202,7 @@ def decode_measurement(text: str | bytes) -> Measurement:
         raise UndecodableMessage(f"not a measurement: {error!r}") from error
 
 
-_REPORT_SCALARS = ("worker", "node", "epoch", "sequence", "as_of", "draining", "lease_s", "metrics_url")
+_REPORT_SCALARS = ("worker", "node", "epoch", "sequence", "as_of", "served_s", "draining", "lease_s", "metrics_url")
 
 
 def _finite(text: str) -> float:

@@ -3,13 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import overhead, system_test
+from bench import overhead, simulate, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
+
+OFFLINE: Mapping[str, Callable[[argparse.Namespace], int]] = {"simulate": simulate.run, "workload": workload.run}
+"""Commands that need no running system."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -19,6 +22,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not __debug__:
         parser.error("python -O removes what the checks assert: run it without")
     api_key = environ.get("AFFINITY_API_KEY") or None
+    if options.command in OFFLINE:
+        return OFFLINE[options.command](options)
     if options.command == "system-test":
         return system_test.run(options.url, api_key, options.jobs, options.in_flight, Console(highlight=False))
     return _overhead(options, environ.get("RABBITMQ_URL"), api_key)
@@ -61,6 +66,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     added.add_argument("--jobs", type=_positive, default=500, help="round trips of each kind (default: 500)")
     added.add_argument("--url", help="a running dispatcher on RABBITMQ_URL's broker (default: start a private system)")
     added.add_argument("--json", action="store_true", help="one JSON object")
+    simulate.add_parser(commands)
+    workload.add_parser(commands)
     return parser
 
 

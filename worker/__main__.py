@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
+import uvloop
 
 from affinity.errors import AffinityError, CatalogInvalid, StoreUnavailable
 from affinity.io.clock import SystemClock
@@ -179,7 +180,8 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Not the loop's own handlers: those are gone once it is closed, and a second signal would then kill us.
             signal.signal(number, lambda *_: process.ask_to_stop())
-        asyncio.run(process.run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(process.run())
     except (GpuUnavailable, OSError) as error:
         log.error("worker.failed", error=str(error))
         return EXIT_FAILED

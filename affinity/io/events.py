@@ -7,15 +7,19 @@ may append twice if an answer is lost. Readers resume from the last id they have
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.typing import EncodableT, FieldT
 
 from affinity.errors import InvalidInput, StoreUnavailable
-from affinity.io.ports import Event
-from affinity.io.redis_client import RedisLink, backoff_s
+from affinity.io.job_record import decode_job
+from affinity.io.ports import Event, Settled
+from affinity.io.redis_client import SILENCE_S, RedisLink, backoff_s
+from affinity.job import Job
 from affinity.topology import Keys
+from affinity.wire import loads
 
 EVENTS_KEPT = 10_000
 BLOCK_S = 1.0
@@ -33,6 +37,7 @@ class RedisEventStream:
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._stream = keys.events
+        self._settled = keys.settled
 
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         """See the port."""
@@ -40,6 +45,15 @@ class RedisEventStream:
         entry |= {"kind": kind, "at": repr(float(at))}
         async with self._link.guard() as client:
             await client.xadd(self._stream, entry, maxlen=EVENTS_KEPT, approximate=True)
+
+    async def settled(self) -> AsyncIterator[Settled | None]:
+        """See the port."""
+        async for message in self._link.messages(self._settled, SILENCE_S):
+            if message is None:
+                yield None
+                continue
+            job_id, _, text = message.partition(" ")
+            yield Settled(job_id, partial(_told, text) if text else None)
 
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
         """See the port. ``InvalidInput`` for an id we never gave out. Reconnects by itself and goes on where it was."""
@@ -77,6 +91,10 @@ class RedisEventStream:
     async def _last_id(self, client: Redis) -> str:
         newest = await client.xrevrange(self._stream, count=1)
         return str(newest[0][0]) if newest else BEGINNING
+
+
+def _told(text: str) -> Job:
+    return decode_job(cast(list[str], loads(text)))
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -4,21 +4,15 @@ Nothing here is needed for safety: all of it may vanish, and the next heartbeats
 renews leases a link with ``HEARTBEAT`` patience.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
-from redis.asyncio.client import PubSub
-
-from affinity.errors import StoreUnavailable, UndecodableMessage
+from affinity.errors import UndecodableMessage
 from affinity.fleet import FleetView, Measurement, WorkerReport
 from affinity.io.ports import Sighting
-from affinity.io.redis_client import RedisLink, backoff_s, lua
+from affinity.io.redis_client import SILENCE_S, RedisLink, lua
 from affinity.topology import Keys
 from affinity.wire import decode_measurement, decode_report, encode_measurement, encode_report
-
-SILENCE_S = 10.0
-"""A subscription that hears nothing for this long asks whether anybody is there, and gives up after as long again."""
 
 
 class RedisFleetStore:
@@ -109,41 +103,13 @@ class RedisFleetStore:
             await client.publish(self._keys.wake, "")
 
     async def wakes(self) -> AsyncIterator[None]:
-        """See the port. The first hint comes as soon as the subscription stands, so that none is missed before it."""
-        failures = 0
-        while True:
-            link = self._link.alone()
-            try:
-                async with link.guard(deadline=False) as client, client.pubsub() as subscription:
-                    await subscription.subscribe(self._keys.wake)
-                    while True:
-                        await _next_hint(subscription, self._silence_s)
-                        failures = 0
-                        yield None
-            except StoreUnavailable:
-                failures += 1
-            finally:
-                await link.close()
-            await asyncio.sleep(backoff_s(failures - 1))
+        """See the port."""
+        async for _ in self._link.messages(self._keys.wake, self._silence_s):
+            yield None
 
     def _worker_keys(self, report: WorkerReport) -> list[str]:
         keys = self._keys
         return [keys.report(report.worker), keys.workers, keys.lease(report.worker), keys.gpu(report.gpu.uuid)]
-
-
-async def _next_hint(subscription: PubSub, silence_s: float) -> None:
-    """Wait for a hint. A subscription that was made again on a new connection is one, as hints may have been lost."""
-    asked = False
-    while True:
-        message = await subscription.get_message(timeout=silence_s)
-        if message is not None and message["type"] in ("subscribe", "message"):
-            return
-        if message is None:
-            # A connection whose other end has vanished stays silent for ever: only an answer shows that it is there.
-            if asked:
-                raise TimeoutError(f"the subscription has been silent for {2 * silence_s:.0f} s")
-            await subscription.ping()
-        asked = message is None
 
 
 def _ms(lease_s: float) -> str:

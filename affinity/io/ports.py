@@ -189,11 +189,22 @@ class Event:
     id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A job has ended. ``record`` gives it as it was stored, ``None`` where it is too large to be told around."""
+
+    job_id: str
+    record: Callable[[], Job] | None
+
+
 class EventStream(Protocol):
     """The one stream of events. Bounded: whoever is too far behind misses the oldest."""
 
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         """Append an event."""
+
+    def settled(self) -> AsyncIterator[Settled | None]:
+        """Jobs as they end, from now on, for ever: hints, some may be lost. ``None``: listening has begun (again)."""
 
     def read(self, after: str | None = None) -> AsyncIterator[Event]:
         """Events after that id (``None``: from now on), for ever."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -45,6 +46,10 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.BusyLoadingError, "it is still loading its data: wait"),
     (exceptions.MaxConnectionsError, "raise its maxclients or run fewer processes"),
 )
+
+
+SILENCE_S = 10.0
+"""A subscription that hears nothing for this long asks whether anybody is there, and gives up after as long again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ class RedisLink:
         )
         where = pool.connection_kwargs
         self.address = str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
-        self._client = Redis.from_pool(pool)
+        # One connection that calls take turns on: taking one from a pool costs more than a call itself.
+        self._client = Redis(connection_pool=pool, single_connection_client=True)
 
     def alone(self) -> "RedisLink":
         """A link of its own to the same server, with one connection: for calls that block."""
@@ -115,15 +121,54 @@ class RedisLink:
 
         return run
 
+    async def messages(self, channel: str, silence_s: float) -> AsyncIterator[str | None]:
+        """What is published on a channel, for ever, over a connection of its own.
+
+        ``None`` whenever the subscription has begun, at first and after each reconnect: what was said before is lost.
+        A connection silent for ``silence_s`` is asked whether it is there, and given up after as long again.
+        """
+        failures = 0
+        while True:
+            link = self.alone()
+            try:
+                async with link.guard(deadline=False) as client, client.pubsub() as subscription:
+                    await subscription.subscribe(channel)
+                    while True:
+                        message = await _next_message(subscription, silence_s)
+                        failures = 0
+                        yield message
+            except StoreUnavailable:
+                failures += 1
+            finally:
+                await link.close()
+            await asyncio.sleep(backoff_s(failures - 1))
+
     async def close(self) -> None:
         """Close all connections."""
         async with self.guard():
             await self._client.aclose()
+            await self._client.connection_pool.disconnect()
 
 
 def backoff_s(failures: int) -> float:
     """How long to wait after that many failures before. Spread out: a whole fleet loses the server at one instant."""
     return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.0)
+
+
+async def _next_message(subscription: PubSub, silence_s: float) -> str | None:
+    asked = False
+    while True:
+        message = await subscription.get_message(timeout=silence_s)
+        if message is not None and message["type"] == "message":
+            return str(message["data"])
+        if message is not None and message["type"] == "subscribe":
+            return None
+        if message is None:
+            # A connection whose other end has vanished stays silent for ever: only an answer shows that it is there.
+            if asked:
+                raise TimeoutError(f"the subscription has been silent for {2 * silence_s:.0f} s")
+            await subscription.ping()
+        asked = message is None
 
 
 def lua(name: str) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from affinity.errors import InvalidInput
 from affinity.io.ports import Event
+from affinity.job import Attempt, JobSpec, JobState, Outcome, StartKind
 from tests.support.stores import Stores
 
 AT = 1_700_000_000.123456
@@ -80,3 +81,32 @@ async def test_fields_cannot_pass_for_kind_or_instant(stores: Stores) -> None:
 async def test_a_place_that_is_no_id_is_refused(stores: Stores, place: str) -> None:
     with pytest.raises(InvalidInput, match="after"):
         await take(stores, place, 1)
+
+
+async def test_the_end_of_a_job_is_told_with_its_record_or_to_be_read(stores: Stores) -> None:
+    attempt = Attempt("j1", "token", "w1", 1)
+    told = stores.events.settled()
+    async with asyncio.timeout(10):
+        assert await anext(told) is None, "listening has begun"
+        await stores.jobs.start([(attempt, JobSpec("j1", "m", 1), AT)], AT + 1)
+        await stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.5, result={"é": [1.5, None]}), AT + 2)
+        settled = await anext(told)
+    assert settled is not None
+    assert settled.job_id == "j1"
+    stored = await stores.jobs.get("j1")
+    assert stored.state is JobState.SUCCEEDED
+    assert settled.record is None or settled.record() == stored
+    await told.aclose()
+
+
+async def test_a_large_result_is_not_told_around(stores: Stores) -> None:
+    attempt = Attempt("j1", "token", "w1", 1)
+    told = stores.events.settled()
+    async with asyncio.timeout(10):
+        await anext(told)
+        await stores.jobs.start([(attempt, JobSpec("j1", "m", 1), AT)], AT + 1)
+        await stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.5, result="x" * 20_000), AT + 2)
+        settled = await anext(told)
+    assert settled is not None
+    assert (settled.job_id, settled.record) == ("j1", None)
+    await told.aclose()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from affinity.errors import InvalidInput
 from affinity.fleet import FleetView, Measurement, WorkerReport
 from affinity.io.job_store import MAX_RESULT_BYTES, RETENTION_S
-from affinity.io.ports import Event, Sighting
+from affinity.io.ports import Event, Settled, Sighting
 from tests.support.clock import FakeClock
 from tests.support.fake_job_store import FakeJobStore
 from tests.support.fake_world import FakeWorld
@@ -25,6 +25,12 @@ class FakeEventStream:
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         self._world.reach()
         self._world.say(kind, at, fields)
+
+    async def settled(self) -> AsyncIterator[Settled | None]:
+        yield None
+        async for event in self.read():
+            if event.kind == "job.settled":
+                yield Settled(event.fields["job"], None)
 
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
         place = len(self._world.said) if after is None else self._place(after)

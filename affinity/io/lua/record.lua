@@ -12,6 +12,7 @@ local PREFIX, NOW = ARGV[1], ARGV[2]
 
 local EVENTS_KEPT = 10000
 local PURGED_AT_ONCE = 10
+local TOLD_BYTES = 16384
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
@@ -115,6 +116,12 @@ local function settle(job, to, token, retention_ms, code, ...)
   if start then event[#event + 1] = 'start'; event[#event + 1] = start end
   if code ~= '' then event[#event + 1] = 'code'; event[#event + 1] = code end
   emit('job.settled', NOW, unpack(event))
+  -- A hint for clients that wait, with the record unless it is large. The stream would wake its readers for each event.
+  local text = ''
+  if redis.call('HSTRLEN', job_key(job.id), 'result') + redis.call('HSTRLEN', job_key(job.id), 'spec') <= TOLD_BYTES then
+    text = cjson.encode(whole(job.id))
+  end
+  redis.call('PUBLISH', PREFIX .. 'settled', job.id .. ' ' .. text)
   local now_ms = server_ms()
   local due_ms = string.format('%.0f', now_ms + tonumber(retention_ms))
   redis.call('PEXPIREAT', job_key(job.id), due_ms)

@@ -342,12 +342,13 @@ async def test_a_consumer_that_the_broker_cancels_comes_back(
     await intake.bind("m")
     await intake.arm("m", 1, inbox)
     await delete_queue(rabbitmq_url, topology.model_queue("m"))
-    with suppress(BrokerUnavailable):  # The queue is gone; the next park declares it again, unless the intake has.
-        await rabbit.publisher.park(a_job("lost"), CREATED_AT)
-    await rabbit.publisher.park(a_job("j1"), CREATED_AT)
     async with asyncio.timeout(5):
-        while id_in(await inbox.next()) != "j1":
-            pass
+        # Not declared again by us in the meantime: 3.10 then tells nobody that the consumer is gone.
+        # What the intake does by itself has no event.
+        while await rabbit.publisher.depth(topology.model_queue("m")) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await rabbit.publisher.park(a_job("j1"), CREATED_AT)
+        assert id_in(await inbox.next()) == "j1"
 
 
 async def test_a_consumer_that_cannot_start_is_not_tried_again_without_a_pause(rabbit: Rabbit) -> None:

@@ -129,7 +129,7 @@ UNDECODABLE: dict[str, tuple[bytes, str]] = {
     "created_at a number": (body(created_at=1.5), "created_at: must be a string"),
     "created_at no instant": (body(created_at="yesterday"), "yesterday"),
     "created_at without zone": (body(created_at="2026-01-02T03:04:05"), "has no time zone"),
-    "created_at a surrogate": (body(created_at="\ud800"), "Invalid isoformat"),
+    "created_at a surrogate": (body(created_at="\ud800"), "is not an instant"),
 }
 
 
@@ -221,7 +221,7 @@ def test_every_form_of_an_instant_is_the_same_instant(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "now", "2023-11-14", "2023-11-14T22:13:20", "2023-13-14T22:13:20Z", "1700000000"])
 def test_what_is_no_instant_or_has_no_zone_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"isoformat|time zone|month"):
+    with pytest.raises(ValueError, match=r"is not an instant|time zone"):
         parse_rfc3339(text)
 
 

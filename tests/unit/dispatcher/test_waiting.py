@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from affinity.errors import StoreUnavailable
-from affinity.io.ports import Event
+from affinity.io.ports import Event, Settled
 from affinity.job import JobSpec, JobState
 from dispatcher.prefer import wait_preference
 from dispatcher.waiting import Settlements
@@ -118,22 +118,17 @@ async def test_looking_at_a_finished_job_does_not_wait(world: DispatcherWorld):
 
 
 class Silent:
-    """An event stream that loses every event, fails some times, and then says that it is being read."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.failures = failures
-        self.reads: list[str | None] = []
-        self.reading = asyncio.Event()
+    """An event stream on which nothing is ever heard."""
 
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         raise NotImplementedError
 
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
-        self.reads.append(after)
-        yield Event("job.started", 0.0, {"job": "j1"}, "1-0")
-        if len(self.reads) <= self.failures:
-            raise StoreUnavailable("cut")
-        self.reading.set()
+        raise NotImplementedError
+        yield
+
+    async def settled(self) -> AsyncIterator[Settled | None]:
+        yield None
         await asyncio.get_running_loop().create_future()
 
 
@@ -167,12 +162,40 @@ async def test_a_store_that_is_away_meanwhile_is_waited_for():
         assert await settlements.finished(job, hint, within_s=0.01) == job
 
 
-async def test_a_broken_event_stream_is_read_again_where_it_broke():
-    events = Silent(failures=2)
-    settlements = Settlements(events, FakeStores(FakeClock()).jobs, retry_s=0.0)
+class Telling(Silent):
+    """An event stream that says once more that it has begun, or that a job has ended."""
 
-    reading = asyncio.create_task(settlements.follow())
-    await events.reading.wait()
-    reading.cancel()
+    def __init__(self, said: Settled | None) -> None:
+        self.said = said
 
-    assert events.reads == [None, "1-0", "1-0"]
+    async def settled(self) -> AsyncIterator[Settled | None]:
+        yield self.said
+
+
+async def test_what_ended_while_nobody_listened_is_read_as_soon_as_we_listen_again():
+    stores = FakeStores(FakeClock())
+    job = (await stores.jobs.create(JobSpec("j1", "echo", 1), 0.0)).job
+    settlements = Settlements(Telling(None), stores.jobs, reread_s=3600.0)
+
+    with settlements.expecting("j1") as hint:
+        await stores.jobs.cancel("j1", 1.0)
+        await settlements.follow()
+        assert (await settlements.finished(job, hint, within_s=3600.0)).state is JobState.CANCELLED
+
+
+async def test_a_record_that_comes_with_the_news_is_not_read_again():
+    stores = FakeStores(FakeClock())
+    job = (await stores.jobs.create(JobSpec("j1", "echo", 1), 0.0)).job
+    told = replace(job, state=JobState.SUCCEEDED, result="told")
+    settlements = Settlements(Telling(Settled("j1", lambda: told)), stores.jobs, reread_s=3600.0)
+
+    with settlements.expecting("j1") as hint:
+        await settlements.follow()
+        stores.down = True
+        assert await settlements.finished(job, hint, within_s=3600.0) == told
+
+
+async def test_the_end_of_a_job_nobody_waits_for_is_not_decoded():
+    settlements = Settlements(Telling(Settled("j1", lambda: pytest.fail("decoded"))), FakeStores(FakeClock()).jobs)
+
+    await settlements.follow()

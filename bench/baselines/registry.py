@@ -1,0 +1,33 @@
+"""Every policy ``--policy`` knows, by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from bench.baselines.bound import LeastWork, RandomChoice, RoundRobin
+from bench.models_file import BadInput
+from bench.planned import Planned
+from bench.scheduler import Scheduler
+from bench.trace import TraceJob
+from bench.world import World
+
+Make = Callable[[World, Sequence[TraceJob], int], Scheduler]
+
+
+def _affinity(world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
+    del jobs, seed
+    return Planned(world)
+
+
+POLICIES: Mapping[str, Make] = MappingProxyType(
+    {
+        "affinity": _affinity,
+        **{each.name: each for each in (RoundRobin, RandomChoice, LeastWork)},
+    }
+)
+
+
+def scheduler(name: str, world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
+    """A new scheduler of that name for one run. Raises ``BadInput`` for an unknown one."""
+    if name not in POLICIES:
+        raise BadInput(f"there is no policy {name!r}; use one of {', '.join(POLICIES)}")
+    return POLICIES[name](world, jobs, seed)

@@ -1,0 +1,83 @@
+"""Our policy under the simulator's protocol: ``affinity.policy.plan`` sees the fleet and the demand, and decides.
+
+Nothing is decided here. A ``Serve`` becomes the oldest queued jobs of its model, a ``Load`` is passed on as it is.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter_ns
+from types import MappingProxyType
+
+from affinity.fleet import FleetView
+from affinity.policy import GiveUp, Load, Plan, Serve, plan
+from bench.demand import Queues
+from bench.scheduler import Bring, PolicyFault, Start, Step
+from bench.trace import TraceJob
+from bench.world import World
+
+RATE_TAU_S = 600.0
+"""Time constant of the running mean of arrivals, in seconds."""
+
+EXEC_WEIGHT = 0.2
+"""Weight of the newest batch in a model's mean execution time, as in the worker."""
+
+Decide = Callable[..., Plan]
+
+
+class Planned:
+    """Asks ``decide`` - the policy, or one of its ablations - about the whole fleet at every event."""
+
+    def __init__(
+        self, world: World, name: str = "affinity", decide: Decide = plan, tau_s: float = RATE_TAU_S
+    ) -> None:
+        self.name = name
+        self.wake_at: float | None = None
+        self.decisions_ns: array[int] = array("q")
+        self._decide = decide
+        self._queues = Queues(tau_s)
+        self._models = world.models
+        self._facts = {model.name: model.facts(None) for model in world.models.values()}
+        self._exec_s: dict[str, float] = {}
+        self._reports = {node.name: node.report(0.0) for node in world.nodes.values()}
+        self._view = FleetView(MappingProxyType(self._reports))
+        self._changed: set[str] = set()
+
+    def arrived(self, job: TraceJob) -> None:
+        self._queues.put(job)
+
+    def changed(self, node: str) -> None:
+        self._changed.add(node)
+
+    def ran(self, jobs: Sequence[TraceJob], took_s: float) -> None:
+        model = self._models[jobs[0].model]
+        before = self._exec_s.get(model.name, model.exec_s)
+        mean_s = took_s if before is None else before + EXEC_WEIGHT * (took_s - before)
+        self._exec_s[model.name] = mean_s
+        self._facts[model.name] = model.facts(mean_s)
+
+    def steps(self, world: World, now: float) -> Iterable[Step]:
+        made = self._plan(world, now)
+        # A load comes first: where it stops the GPU, a worker that served first would never get to it.
+        for load in (d for d in made.decisions if isinstance(d, Load)):
+            if world.nodes[load.worker].may_load:
+                yield Bring(load.worker, load.model, load.victims)
+        for decision in made.decisions:
+            if isinstance(decision, Serve) and world.nodes[decision.worker].free:
+                # Another worker may have been given the last of them.
+                if jobs := self._queues.take(decision.model, decision.most, now):
+                    yield Start(decision.worker, jobs)
+            elif isinstance(decision, GiveUp):
+                raise PolicyFault(f"{decision.model} is given up at {now:.3f} s: {decision.error.message}")
+
+    def _plan(self, world: World, now: float) -> Plan:
+        for name in self._changed:
+            self._reports[name] = world.nodes[name].report(now)
+        self._changed.clear()
+        self._queues.decay(now)
+        began_ns = perf_counter_ns()
+        made = self._decide(self._view, self._queues.demand.values(), self._facts, now)
+        self.decisions_ns.append(perf_counter_ns() - began_ns)
+        self.wake_at = made.wake_at
+        return made
+
+
