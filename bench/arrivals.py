@@ -5,6 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from random import Random
+from statistics import NormalDist
 from types import MappingProxyType
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
@@ -20,8 +21,14 @@ Arrivals = Callable[[float, int, Random], Iterator[float]]
 
 def lognormal(mean: float, cv: float, rng: Random) -> float:
     """A lognormal draw of that mean and coefficient of variation (standard deviation over mean)."""
+    return lognormal_quantile(mean, cv, 1 - rng.random()) if cv else mean
+
+
+def lognormal_quantile(mean: float, cv: float, share: float) -> float:
+    """What that share (above 0, at most 1) of such draws does not exceed."""
     sigma2 = math.log(1 + cv * cv)
-    return rng.lognormvariate(math.log(mean) - sigma2 / 2, math.sqrt(sigma2)) if cv else mean
+    deviations = NormalDist().inv_cdf(min(share, 1 - 1e-12))
+    return math.exp(math.log(mean) - sigma2 / 2 + math.sqrt(sigma2) * deviations)
 
 
 def gamma(cv: float) -> Arrivals:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from affinity.fleet import Demand
 from bench.trace import TraceJob
@@ -63,5 +63,3 @@ class Queues:
             self.demand.pop(model, None)
         else:
             self.demand[model] = Demand(model, 0, now, 0.0, rate)
-
-

@@ -81,7 +81,10 @@ def _model(name: str, fields: object, problems: list[str]) -> BenchModel:
     if not isinstance(fields, dict):
         problems.append(f"{name}: must be an object with vram_gib and load_s")
         return BenchModel(name, 0, 0.0)
-    problems += [f"{name}: {field!r} is not known; use {', '.join(sorted(KNOWN_FIELDS))}" for field in fields.keys() - KNOWN_FIELDS]
+    problems += [
+        f"{name}: {field!r} is not known; use {', '.join(sorted(KNOWN_FIELDS))}"
+        for field in fields.keys() - KNOWN_FIELDS
+    ]
     max_batch, pinned = fields.get("max_batch", 1), fields.get("pinned", False)
     if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
         problems.append(f"{name}: max_batch must be a whole number above 0, it is {max_batch!r}")

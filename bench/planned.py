@@ -27,9 +27,7 @@ Decide = Callable[..., Plan]
 class Planned:
     """Asks ``decide`` - the policy, or one of its ablations - about the whole fleet at every event."""
 
-    def __init__(
-        self, world: World, name: str = "affinity", decide: Decide = plan, tau_s: float = RATE_TAU_S
-    ) -> None:
+    def __init__(self, world: World, name: str = "affinity", decide: Decide = plan, tau_s: float = RATE_TAU_S) -> None:
         self.name = name
         self.wake_at: float | None = None
         self.decisions_ns: array[int] = array("q")
@@ -79,5 +77,3 @@ class Planned:
         self.decisions_ns.append(perf_counter_ns() - began_ns)
         self.wake_at = made.wake_at
         return made
-
-

@@ -117,7 +117,9 @@ class _Simulation:
                 acted = True
         wake_at = self._scheduler.wake_at
         if wake_at is not None and wake_at <= now:
-            raise PolicyFault(f"{self._scheduler.name} wants to be asked again at {wake_at} s, which is not after {now} s")
+            raise PolicyFault(
+                f"{self._scheduler.name} wants to be asked again at {wake_at} s, which is not after {now} s"
+            )
 
     def _carry_out(self, step: Start | Bring, now: float) -> None:
         node = self._world.nodes[step.node]

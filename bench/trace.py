@@ -81,5 +81,7 @@ def _job(line: str, number: int, models: Collection[str], not_before_s: float) -
     if tenant is not None and not isinstance(tenant, str):
         raise BadInput(f"tenant must be a text, it is {tenant!r}")
     if fields["arrival_s"] < not_before_s:
-        raise BadInput(f"arrives at {fields['arrival_s']} s, before the line above it ({not_before_s} s): sort the trace")
+        raise BadInput(
+            f"arrives at {fields['arrival_s']} s, before the line above it ({not_before_s} s): sort the trace"
+        )
     return TraceJob(number, float(fields["arrival_s"]), model, float(fields["exec_s"]), tenant)

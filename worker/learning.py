@@ -26,21 +26,19 @@ class Learning:
         self._theirs: Mapping[tuple[str, str], Measurement] = {}
         self._ours: dict[str, Measurement] = {}
         self._told: dict[str, Measurement] = {}
-        self._facts: Mapping[str, ModelFacts] | None = None
+        self._facts = dict(facts_of(catalog, {}))
 
     @property
     def facts(self) -> Mapping[str, ModelFacts]:
         """Facts by model. What we measured ourselves counts before what others did."""
-        if self._facts is None:
-            ours = {(model, self._gpu_name): found for model, found in self._ours.items()}
-            self._facts = facts_of(self._catalog, {**self._theirs, **ours})
         return self._facts
 
     def adopt(self, learned: Mapping[tuple[str, str], Measurement]) -> None:
         """Take over what others measured."""
         if learned != self._theirs:
             self._theirs = dict(learned)
-            self._facts = None
+            ours = {(model, self._gpu_name): found for model, found in self._ours.items()}
+            self._facts = dict(facts_of(self._catalog, {**learned, **ours}))
 
     def loaded(self, model: str, footprint_bytes: int, load_s: float) -> None:
         """A load ended; the newest footprint counts, times are averaged."""
@@ -76,7 +74,9 @@ class Learning:
 
     def _learn(self, model: str, measurement: Measurement) -> None:
         self._ours[model] = measurement
-        self._facts = None
+        facts = self._facts[model]
+        # One entry only: this happens after every batch, and catalogues have thousands.
+        self._facts[model] = replace(facts, measured={**facts.measured, self._gpu_name: measurement})
 
 
 def _alike(ours: Measurement, told: Measurement | None) -> bool:

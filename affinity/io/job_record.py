@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from affinity.errors import InvalidInput, JobFailed, PayloadTooLarge
-from affinity.job import Job, JobError, JobSpec, JobState, Outcome, StartKind
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind
 from affinity.wire import dumps, loads, spec_to_json
 
 _PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
@@ -60,6 +60,24 @@ def decode_job(flat: Sequence[str]) -> Job:
         exec_s=_number(fields, "exec_s"),
         result=loads(fields["result"]) if fields.get("result") else None,
         error=JobError(**cast(dict[str, Any], loads(fields["error"]))) if fields.get("error") else None,
+    )
+
+
+def decode_started(flat: Sequence[str], attempt: Attempt, spec: JobSpec, now: float) -> Job:
+    """The job in an answer to a start: the whole record, or what the caller of a started job does not know of it."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    if "state" in fields:
+        return decode_job(flat)
+    created_at = float(fields["created_at"])
+    return Job(
+        spec=spec,
+        state=JobState.RUNNING,
+        created_at=created_at,
+        started_at=now,
+        attempts=int(fields["attempts"]),
+        losses=int(fields["losses"]),
+        worker=attempt.worker,
+        wait_s=waited(created_at, now),
     )
 
 

@@ -127,7 +127,10 @@ class RedisJobStore:
             args += [attempt.token, attempt.worker, str(attempt.epoch)]
             args += record.new_fields(spec, record.sighted(created_at, now))
         answers = await self._start(self._shared_keys, args)
-        return [StartAnswer(Verdict(verdict), record.decode_job(flat)) for verdict, flat in answers]
+        return [
+            StartAnswer(Verdict(verdict), record.decode_started(flat, attempt, spec, now))
+            for (verdict, flat), (attempt, spec, _) in zip(answers, attempts, strict=True)
+        ]
 
     async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """See the port. A result over its limit, or that is no JSON, is stored as a failure that says so."""
@@ -161,9 +164,8 @@ class RedisJobStore:
         return [self._keys.prefix, repr(float(now)), *rest]
 
     async def _find(self, job_id: str) -> Job | None:
-        async with self._link.guard() as client:
-            fields = await client.hgetall(self._keys.job(job_id))
-        return record.decode_job([str(text) for pair in fields.items() for text in pair]) if fields else None
+        flat = await self._link.call("HGETALL", self._keys.job(job_id))
+        return record.decode_job(flat) if flat else None
 
     async def _end_queued(self, job_id: str, state: JobState, error: JobError | None, now: float) -> list[Any]:
         args = [job_id, state, _nonce(), self._retention_ms, *record.encode_error(error)]

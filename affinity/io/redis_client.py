@@ -5,6 +5,7 @@ A single primary is expected. Sentinel works behind an address that follows the 
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from affinity.errors import AffinityError, InvariantBroken, StoreUnavailable
+from affinity.io.redis_wire import RedisWire
 
 Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
 """A registered Lua script: ``await script(keys, args)``; replies are text, whole numbers and lists of them."""
@@ -95,8 +97,15 @@ class RedisLink:
         )
         where = pool.connection_kwargs
         self.address = str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
-        # One connection that calls take turns on: taking one from a pool costs more than a call itself.
-        self._client = Redis(connection_pool=pool, single_connection_client=True)
+        self._client = Redis.from_pool(pool)
+        # The wire has time-outs and retries of its own.
+        bare = {**where, "socket_timeout": None, "retry": Retry(ExponentialBackoff(), 0)}
+        self._wire = RedisWire(
+            lambda: pool.connection_class(**bare),
+            connect_s=patience.connect_s,
+            answer_s=patience.answer_s,
+            retries=patience.retries,
+        )
 
     def alone(self) -> "RedisLink":
         """A link of its own to the same server, with one connection: for calls that block."""
@@ -113,13 +122,26 @@ class RedisLink:
 
     def script(self, *parts: str) -> Script:
         """The Lua script made of these texts, in order."""
-        registered = self._client.register_script("\n".join(parts))
+        text = "\n".join(parts)
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str]) -> Any:
-            async with self.guard():
-                return await registered(keys=list(keys), args=list(args))
+            try:
+                return await self.call("EVALSHA", digest, len(keys), *keys, *args)
+            except exceptions.NoScriptError:
+                return await self.call("EVAL", text, len(keys), *keys, *args)
 
         return run
+
+    async def call(self, *command: str | int) -> Any:
+        """One idempotent command on the shared connection: for what every job needs. ``StoreUnavailable`` as ever."""
+        try:
+            async with asyncio.timeout(self._patience.deadline_s):
+                return await self._wire.call(*command)
+        except exceptions.NoScriptError:
+            raise
+        except TRANSLATED as error:
+            raise translate(error, self.address) from error
 
     async def messages(self, channel: str, silence_s: float) -> AsyncIterator[str | None]:
         """What is published on a channel, for ever, over a connection of its own.
@@ -145,9 +167,9 @@ class RedisLink:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._wire.close()
         async with self.guard():
             await self._client.aclose()
-            await self._client.connection_pool.disconnect()
 
 
 def backoff_s(failures: int) -> float:

@@ -63,7 +63,10 @@ class EarlyBound(ABC):
         """The worker that shall run it."""
 
     def arrived(self, job: TraceJob) -> None:
-        worker = self.bind(job, job.arrival_s)
+        self.give(job, self.bind(job, job.arrival_s))
+
+    def give(self, job: TraceJob, worker: str) -> None:
+        """Put a job into a worker's queue."""
         self.queues[worker].append(job)
         self.work_s[worker] += job.exec_s
         self.outstanding[worker] += 1

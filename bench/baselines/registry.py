@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from bench.baselines.bound import LeastWork, RandomChoice, RoundRobin
+from bench.baselines.bound import EarlyBound, LeastWork, RandomChoice, RoundRobin
+from bench.baselines.estimating import EarliestCompletion, StaticPinning
+from bench.baselines.hashed import BoundedHash, StickyHash
+from bench.baselines.shared import TimeoutMultiplex, WarmFifo
 from bench.models_file import BadInput
 from bench.planned import Planned
 from bench.scheduler import Scheduler
@@ -11,6 +14,18 @@ from bench.trace import TraceJob
 from bench.world import World
 
 Make = Callable[[World, Sequence[TraceJob], int], Scheduler]
+
+BASELINES: tuple[type[EarlyBound] | type[WarmFifo], ...] = (
+    RoundRobin,
+    RandomChoice,
+    LeastWork,
+    WarmFifo,
+    StickyHash,
+    BoundedHash,
+    EarliestCompletion,
+    TimeoutMultiplex,
+    StaticPinning,
+)
 
 
 def _affinity(world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
@@ -21,7 +36,7 @@ def _affinity(world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
 POLICIES: Mapping[str, Make] = MappingProxyType(
     {
         "affinity": _affinity,
-        **{each.name: each for each in (RoundRobin, RandomChoice, LeastWork)},
+        **{each.name: each for each in BASELINES},
     }
 )
 

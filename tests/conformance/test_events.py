@@ -99,13 +99,13 @@ async def test_the_end_of_a_job_is_told_with_its_record_or_to_be_read(stores: St
     await told.aclose()
 
 
-async def test_a_large_result_is_not_told_around(stores: Stores) -> None:
+async def test_a_large_record_is_not_told_around(stores: Stores) -> None:
     attempt = Attempt("j1", "token", "w1", 1)
     told = stores.events.settled()
     async with asyncio.timeout(10):
         await anext(told)
-        await stores.jobs.start([(attempt, JobSpec("j1", "m", 1), AT)], AT + 1)
-        await stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.5, result="x" * 20_000), AT + 2)
+        await stores.jobs.start([(attempt, JobSpec("j1", "m", "x" * 20_000), AT)], AT + 1)
+        await stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.5, result="y"), AT + 2)
         settled = await anext(told)
     assert settled is not None
     assert (settled.job_id, settled.record) == ("j1", None)

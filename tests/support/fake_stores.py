@@ -27,13 +27,17 @@ class FakeEventStream:
         self._world.say(kind, at, fields)
 
     async def settled(self) -> AsyncIterator[Settled | None]:
+        events = self._from(len(self._world.said))
         yield None
-        async for event in self.read():
+        async for event in events:
             if event.kind == "job.settled":
                 yield Settled(event.fields["job"], None)
 
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
-        place = len(self._world.said) if after is None else self._place(after)
+        async for event in self._from(len(self._world.said) if after is None else self._place(after)):
+            yield event
+
+    async def _from(self, place: int) -> AsyncIterator[Event]:
         while True:
             changed = self._world.changed
             for event in self._world.said[place:]:

@@ -4,7 +4,8 @@
 -- ARGV    3 losses allowed  4 retention, ms  5 error of a lost worker, JSON  6 its code
 --         7 error of a job lost too often, JSON with the text LAST where the last loss is to be named  8 its code
 --         then 10 for each attempt: token, worker, epoch, id, model, created (ms), created (s), ttl_s or '', digest, spec
--- RETURN  for each attempt {verdict, record}; the verdicts are those of ports.Verdict
+-- RETURN  for each attempt {verdict, record}; the verdicts are those of ports.Verdict. A started job whose content is that
+--         of its delivery has only the fields its caller does not know: created_at, attempts, losses
 -- TWICE   A running job with our token answers 'started' again, one that this token expired or gave up answers the same
 --         verdict again. Nothing is counted twice.
 
@@ -60,9 +61,17 @@ local function start(token, worker, epoch, id, model, created_ms, created_at, tt
   return begin(job, token, worker, epoch)
 end
 
+local function record_after(verdict, id, digest)
+  local known = redis.call('HMGET', job_key(id), 'digest', 'created_at', 'attempts', 'losses')
+  if verdict == 'started' and known[1] == digest then
+    return {'created_at', known[2], 'attempts', known[3], 'losses', known[4]}
+  end
+  return whole(id)
+end
+
 local answers = {}
 for i = 9, #ARGV, 10 do
   local verdict = start(unpack(ARGV, i, i + 9))
-  answers[#answers + 1] = {verdict, whole(ARGV[i + 3])}
+  answers[#answers + 1] = {verdict, record_after(verdict, ARGV[i + 3], ARGV[i + 8])}
 end
 return answers
