@@ -192,7 +192,7 @@ class Worker:
             self._tasks.spawn(self._count_strangers(self._batch.entry.name), "strangers")
 
     def _ran(self, event: Ran) -> None:
-        self._state.ran(event.model, self._services.clock.now())
+        self._state.ran(event.model, event.exec_s or 0.0, self._services.clock.now())
         self._batch = None
         self._dry = False
         self._look_wanted = self._look_wanted or self._unmet

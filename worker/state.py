@@ -30,6 +30,7 @@ class GpuState:
         self._identity = identity
         self._lease_s = lease_s
         self._refusals: dict[str, Refusal] = {}
+        self._served_s = 0.0
         self._sequence = 0
 
     def observe(self, gpu: Gpu) -> None:
@@ -69,6 +70,7 @@ class GpuState:
         """The model serves from now on, with the footprint it turned out to have."""
         self.ledger = self.ledger.resize(model, footprint_bytes)
         self._refusals.pop(model, None)
+        self._served_s = 0.0
         self.residents[model] = replace(
             self.residents[model],
             state=ResidencyState.READY,
@@ -96,8 +98,9 @@ class GpuState:
         """A batch of that many jobs runs on the model."""
         self.residents[model] = replace(self.residents[model], running=jobs, last_used_at=now)
 
-    def ran(self, model: str, now: float) -> None:
-        """The batch is over. The model may be gone by now, with its executor."""
+    def ran(self, model: str, exec_s: float, now: float) -> None:
+        """The batch is over, after so many seconds on the GPU. The model may be gone by now, with its executor."""
+        self._served_s += exec_s
         if model in self.residents:
             self.residents[model] = replace(self.residents[model], running=0, last_used_at=now)
 
@@ -120,6 +123,7 @@ class GpuState:
             gpu=self.gpu,
             residents=tuple(self.residents[m] for m in sorted(self.residents)),
             refusals=tuple(self._refusals[m] for m in sorted(self._refusals) if self._refusals[m].until > now),
+            served_s=self._served_s,
             draining=self.draining,
             lease_s=self._lease_s,
             metrics_url=self._identity.metrics_url,

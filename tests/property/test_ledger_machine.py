@@ -126,7 +126,7 @@ class GpuStateMachine(RuleBasedStateMachine):
 
     @rule(model=present, size=sizes)
     def ran(self, model: str, size: int) -> None:
-        self.state.ran(model, self.now)
+        self.state.ran(model, 0.5, self.now)
         if self.state.ready(model):
             self.state.measured(model, size)
 

@@ -26,6 +26,7 @@ class Node:
     residents: dict[str, Residency] = field(default_factory=dict)
     run_ends_at: float = float("inf")
     load_ends_at: float = float("inf")
+    served_s: float = 0.0
 
 
 class Simulation:
@@ -59,7 +60,9 @@ class Simulation:
 
     def _view(self) -> FleetView:
         return FleetView.of(
-            WorkerReport(name, name, 1, 1, self.now, self._gpu(name), tuple(node.residents.values()))
+            WorkerReport(
+                name, name, 1, 1, self.now, self._gpu(name), tuple(node.residents.values()), served_s=node.served_s
+            )
             for name, node in self.nodes.items()
         )
 
@@ -110,10 +113,12 @@ class Simulation:
                 node.run_ends_at = float("inf")
                 for model in [m for m, r in node.residents.items() if r.running]:
                     self._update(node, model, running=0)
+                    node.served_s += self.facts[model].declared.exec_s
             if node.load_ends_at <= self.now:
                 node.load_ends_at = float("inf")
                 for model in [m for m, r in node.residents.items() if r.state is ResidencyState.LOADING]:
                     self._update(node, model, running=0, state=ResidencyState.READY, loaded_at=self.now)
+                    node.served_s = 0.0
 
     def _update(self, node: Node, model: str, **changes: object) -> None:
         node.residents[model] = replace(node.residents[model], last_used_at=self.now, **changes)  # type: ignore[arg-type]

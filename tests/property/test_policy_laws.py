@@ -327,7 +327,8 @@ def test_no_worker_is_told_to_serve_what_it_is_told_to_evict() -> None:
     """The decisions addressed to one worker can all be carried out."""
     resident = Residency("a", ResidencyState.READY, 8, NOW - 1000, NOW)
     known = {"a": known_as("a", 8), "b": known_as("b", 8)}
-    made = plan(fleet_of(a_worker("w1", resident)), [queued("a", 1.0), queued("b", 500.0)], known, NOW)
+    worker = replace(a_worker("w1", resident), served_s=1000.0)
+    made = plan(fleet_of(worker), [queued("a", 1.0), queued("b", 500.0)], known, NOW)
     load, serve = made.load("w1"), made.serve("w1")
     assert load is not None
     assert serve is None or serve.model not in load.victims

@@ -19,7 +19,7 @@ from affinity.fleet import (
 )
 from affinity.policy import GiveUp, Load, Plan, Serve, Wait, check_fits, fits_somewhere, plan
 from affinity.policy.facts import LOAD_BANDWIDTH_BYTES_S, UNKNOWN_EXEC_S, UNKNOWN_FOOTPRINT_BYTES, facts_of
-from affinity.policy.placement import AMORTISED_LOADS, MISFIT_GRACE_S, OVERDUE_LOADS
+from affinity.policy.tuning import DEFAULT
 
 NOW = 1_000_000.0
 LOAD_S = 4.0
@@ -78,15 +78,51 @@ def test_an_idle_worker_serves_up_to_a_batch() -> None:
     assert (serve.model, serve.most) == ("a", 4)
 
 
-def test_a_further_copy_is_bought_once_the_queue_waited_as_long_as_a_load_takes() -> None:
-    busy, idle = worker("w1", ready("a", running=1)), worker("w2")
-    short = planned(busy, idle, demand=[waiting("a", 1.5, 1.5)], a=4)
+def test_a_further_copy_is_bought_once_the_queue_waited_in_sum_for_its_price() -> None:
+    busy, idle, price_s = worker("w1", ready("a", running=1)), worker("w2"), DEFAULT.rent * LOAD_S
+    short = planned(busy, idle, demand=[waiting("a", price_s / 2 - 0.5, price_s / 2 - 0.5)], a=4)
     assert short.load("w2") is None
     assert short.wake_at == pytest.approx(NOW + 0.5)
-    enough = planned(busy, idle, demand=[waiting("a", 2.0, 2.0)], a=4)
+    enough = planned(busy, idle, demand=[waiting("a", price_s / 2, price_s / 2)], a=4)
     load = enough.load("w2")
     assert load is not None
     assert (load.copies, load.victims) == (1, ())
+
+
+def test_a_further_copy_is_bought_at_once_where_the_last_job_would_wait_longer_for_the_holder() -> None:
+    busy, idle = worker("w1", ready("a", running=1)), worker("w2")
+    batches = 6  # of 4 jobs and 1 s each: the last one would start 5 s after the one that runs.
+    made = planned(busy, idle, demand=[waiting("a", *[0.0] * 4 * batches)], a=4)
+    assert made.load("w2") is not None
+
+
+def test_a_first_copy_that_costs_evictions_waits_until_they_pay() -> None:
+    """Asked for every second, it would be loaded again within its minute: 60 / 61 of a load time."""
+    asked = Demand("x", 0, 0.0, 0.0, rate=1.0)
+    lost_s = DEFAULT.first_rent * LOAD_S * 60 / 61
+    full = worker("w1", ready("x", 8))
+    early = planned(full, demand=[waiting("a", lost_s - 1.0), asked], a=8, x=8)
+    assert early.load("w1") is None
+    assert early.wake_at == pytest.approx(NOW + 1.0)
+    paid = planned(full, demand=[waiting("a", lost_s), asked], a=8, x=8).load("w1")
+    assert paid is not None
+    assert paid.victims == ("x",)
+
+
+def test_of_two_residents_the_one_that_is_asked_for_less_goes() -> None:
+    residents = ready("rare", 4, used_s=1), ready("often", 4, used_s=90)
+    rates = [Demand("rare", 0, 0.0, 0.0, rate=0.001), Demand("often", 0, 0.0, 0.0, rate=0.1)]
+    made = planned(worker("w1", *residents), demand=[waiting("a", 60.0), *rates], a=4, rare=4, often=4)
+    load = made.load("w1")
+    assert load is not None
+    assert load.victims == ("rare",)
+
+
+def test_a_fresh_resident_is_no_victim() -> None:
+    fresh = worker("w1", ready("x", 8, loaded_s=DEFAULT.young_loads * LOAD_S - 1))
+    made = planned(fresh, demand=[waiting("a", 60.0)], a=8, x=8)
+    assert made.load("w1") is None
+    assert made.wake_at == pytest.approx(NOW + 1.0)
 
 
 def test_a_further_copy_evicts_nobody_who_is_waited_for() -> None:
@@ -109,21 +145,19 @@ def test_the_least_recently_used_resident_goes() -> None:
 @pytest.mark.parametrize(
     ("waited_s", "served_s", "ends"),
     [
-        (OVERDUE_LOADS * LOAD_S, AMORTISED_LOADS * LOAD_S, True),
-        (OVERDUE_LOADS * LOAD_S - 0.1, 10_000.0, False),
-        (10_000.0, AMORTISED_LOADS * LOAD_S - 0.1, False),
+        (DEFAULT.overdue_loads * LOAD_S, DEFAULT.amortised_loads * LOAD_S, True),
+        (DEFAULT.overdue_loads * LOAD_S - 0.1, 10_000.0, False),
+        (10_000.0, DEFAULT.amortised_loads * LOAD_S - 0.1, False),
     ],
 )
 def test_a_warm_turn_ends_for_an_overdue_job_and_not_before_its_load_is_paid_for(
     waited_s: float, served_s: float, ends: bool
 ) -> None:
-    made = planned(
-        worker("w1", ready("a", 8, loaded_s=served_s)), demand=[waiting("b", waited_s), waiting("a", 0.1)], a=8, b=8
-    )
+    busy = replace(worker("w1", ready("a", 8, loaded_s=20_000.0)), served_s=served_s)
+    made = planned(busy, demand=[waiting("b", waited_s), waiting("a", 0.1)], a=8, b=8)
     assert bool(made.load("w1")) is ends
     if not ends:
         assert isinstance(made.about("b"), Wait)
-        assert made.wake_at == pytest.approx(NOW + 0.1)
 
 
 @pytest.mark.parametrize("state", [ResidencyState.LOADING, ResidencyState.DRAINING])
@@ -174,10 +208,10 @@ def test_where_all_that_could_hold_it_are_hopeless_the_queue_fails_with_their_re
 
 
 def test_what_fits_nowhere_waits_a_while_for_a_larger_gpu_and_then_fails() -> None:
-    early = planned(worker("w1"), demand=[waiting("a", MISFIT_GRACE_S - 1)], a=9)
+    early = planned(worker("w1"), demand=[waiting("a", DEFAULT.misfit_s - 1)], a=9)
     assert isinstance(early.about("a"), Wait)
     assert early.wake_at == pytest.approx(NOW + 1)
-    late = planned(worker("w1"), demand=[waiting("a", MISFIT_GRACE_S)], a=9)
+    late = planned(worker("w1"), demand=[waiting("a", DEFAULT.misfit_s)], a=9)
     (give_up,) = late.give_ups("w1")
     assert give_up.error.code == "never_fits"
 

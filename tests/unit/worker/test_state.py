@@ -81,7 +81,7 @@ def test_what_runs_is_never_drained(state: GpuState) -> None:
     assert state.report(NOW + 5).busy
     with pytest.raises(InvariantBroken, match="m runs"):
         state.drain_victims(["m"])
-    state.ran("m", NOW + 9)
+    state.ran("m", 0.5, NOW + 9)
     assert (state.residents["m"].running, state.residents["m"].last_used_at) == (0, NOW + 9)
     state.drain_victims(["m"])
 
@@ -97,7 +97,7 @@ def test_a_dead_executor_takes_every_model_with_it(state: GpuState) -> None:
     resident(state, "m", 2)
     state.started("n", 1, NOW)
     assert state.emptied() == ("m", "n")
-    state.ran("n", NOW)
+    state.ran("n", 0.5, NOW)
     assert not state.residents
     assert state.ledger.free_bytes == 9 * GIB
 
