@@ -133,6 +133,11 @@ class Keys:
         """Hash model -> sum over its queued jobs of the instant queued, in ms (whole numbers, so it stays exact)."""
         return f"{self.namespace}:demand"
 
+    @property
+    def rates(self) -> str:
+        """Hash model -> running mean of its arrivals per second, and when it was counted."""
+        return f"{self.namespace}:rates"
+
     def report(self, worker: str) -> str:
         """String: a worker's last report. Outlives its lease, so that whoever notices can tidy up after it."""
         return f"{self.namespace}:report:{worker}"

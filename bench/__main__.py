@@ -7,11 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import overhead, simulate, system_test, workload
+from bench import catalog_command, overhead, report, simulate, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
-OFFLINE: Mapping[str, Callable[[argparse.Namespace], int]] = {"simulate": simulate.run, "workload": workload.run}
+OFFLINE: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "simulate": simulate.run,
+    "workload": workload.run,
+    "catalog": catalog_command.run,
+    "report": report.run,
+}
 """Commands that need no running system."""
 
 
@@ -68,6 +73,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="one JSON object")
     simulate.add_parser(commands)
     workload.add_parser(commands)
+    catalog_command.add_parser(commands)
+    report.add_parser(commands)
     return parser
 
 

@@ -14,6 +14,10 @@ STALENESS = 0.02
 """Rates of models without news may be this share of the time constant old: the policy compares them with each other."""
 
 
+LEAST_SEEN_S = 1.0
+"""A rate is not extrapolated from less than this."""
+
+
 class Queues:
     """First in, first out per model. ``demand`` is by model; rates are running means with time constant ``tau_s``."""
 
@@ -24,10 +28,13 @@ class Queues:
         self._sums: dict[str, float] = {}
         self._rates: dict[str, tuple[float, float]] = {}
         self._decayed_at = 0.0
+        self._began_at: float | None = None
 
     def put(self, job: TraceJob) -> None:
         """The job waits from its arrival on."""
         model, now = job.model, job.arrival_s
+        if self._began_at is None:
+            self._began_at = now
         self._rates[model] = (self._rate(model, now) + 1.0 / self._tau_s, now)
         self._queued.setdefault(model, deque()).append(job)
         self._sums[model] = self._sums.get(model, 0.0) + now
@@ -35,9 +42,11 @@ class Queues:
 
     def take(self, model: str, most: int, now: float) -> Sequence[TraceJob]:
         """The oldest jobs of a model, at most ``most``; they wait no longer."""
-        queue = self._queued.get(model, ())
-        jobs = [queue.popleft() for _ in range(min(most, len(queue)))] if isinstance(queue, deque) else []
-        # Computed anew when empty: a sum of many instants would drift.
+        queue = self._queued.get(model)
+        if not queue:
+            return []
+        jobs = [queue.popleft() for _ in range(min(most, len(queue)))]
+        # Begun anew whenever nothing waits: a sum of many instants would drift.
         self._sums[model] = self._sums[model] - sum(job.arrival_s for job in jobs) if queue else 0.0
         self._update(model, now)
         return jobs
@@ -56,7 +65,9 @@ class Queues:
 
     def _update(self, model: str, now: float) -> None:
         queue = self._queued[model]
-        rate = self._rate(model, now)
+        # As in the live store: a mean that is younger than its time constant would be low.
+        seen_s = max(LEAST_SEEN_S, now - (self._began_at or 0.0))
+        rate = self._rate(model, now) / (1.0 - math.exp(-seen_s / self._tau_s))
         if queue:
             self.demand[model] = Demand(model, len(queue), queue[0].arrival_s, self._sums[model], rate)
         elif rate * self._tau_s < FORGOTTEN:

@@ -1,7 +1,7 @@
 """The models of a benchmark: a JSON object ``{"a": {"vram_gib": 4.0, "load_s": 0.4}}``, read, checked and written.
 
-Optional fields: ``reload_s`` (load time from the host's memory), ``exec_s`` (mean time of a batch, as known beforehand),
-``max_batch`` and ``pinned``.
+Optional fields: ``reload_s`` (load time from the host's memory), ``exec_s`` (mean time of a batch, known
+beforehand), ``max_batch`` and ``pinned``.
 """
 
 import json

@@ -5,18 +5,20 @@ Nothing is decided here. A ``Serve`` becomes the oldest queued jobs of its model
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import perf_counter_ns
 from types import MappingProxyType
 
 from affinity.fleet import FleetView
 from affinity.policy import GiveUp, Load, Plan, Serve, plan
+from affinity.policy.tuning import DEFAULT, Tuning
 from bench.demand import Queues
 from bench.scheduler import Bring, PolicyFault, Start, Step
 from bench.trace import TraceJob
-from bench.world import World
+from bench.world import LoadMode, World
 
-RATE_TAU_S = 600.0
-"""Time constant of the running mean of arrivals, in seconds."""
+RATE_TAU_S = 3000.0
+"""Time constant of the running mean of arrivals, in seconds: that of the live store."""
 
 EXEC_WEIGHT = 0.2
 """Weight of the newest batch in a model's mean execution time, as in the worker."""
@@ -25,13 +27,21 @@ Decide = Callable[..., Plan]
 
 
 class Planned:
-    """Asks ``decide`` - the policy, or one of its ablations - about the whole fleet at every event."""
+    """Asks ``decide`` about the whole fleet at every event. ``tuning`` is the policy's own, or that of an ablation."""
 
-    def __init__(self, world: World, name: str = "affinity", decide: Decide = plan, tau_s: float = RATE_TAU_S) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str = "affinity",
+        tuning: Tuning = DEFAULT,
+        decide: Decide = plan,
+        tau_s: float = RATE_TAU_S,
+    ) -> None:
         self.name = name
         self.wake_at: float | None = None
         self.decisions_ns: array[int] = array("q")
         self._decide = decide
+        self._tuning = replace(tuning, overlap=world.shape.load is LoadMode.OVERLAP)
         self._queues = Queues(tau_s)
         self._models = world.models
         self._facts = {model.name: model.facts(None) for model in world.models.values()}
@@ -73,7 +83,7 @@ class Planned:
         self._changed.clear()
         self._queues.decay(now)
         began_ns = perf_counter_ns()
-        made = self._decide(self._view, self._queues.demand.values(), self._facts, now)
+        made = self._decide(self._view, self._queues.demand.values(), self._facts, now, tuning=self._tuning)
         self.decisions_ns.append(perf_counter_ns() - began_ns)
         self.wake_at = made.wake_at
         return made

@@ -1,4 +1,4 @@
-"""What the simulator asks at every event: who starts what, who loads what. Our policy and every baseline answer alike."""
+"""What the simulator asks at every event: who starts what, who loads what. Ours and every baseline answer alike."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

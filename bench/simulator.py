@@ -19,6 +19,9 @@ Event = tuple[float, int, str, float]
 
 LOADED = -1.0
 
+LEAST_STEPS = 1000
+"""A policy may always do so much at one instant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -66,6 +69,7 @@ class _Simulation:
         self._events: list[Event] = []
         self._order = 0
         self._ended = 0
+        self._instant, self._steps = -1.0, 0
 
     def run(self, progress: Callable[[int], None]) -> None:
         coming, told = 0, 0
@@ -114,12 +118,19 @@ class _Simulation:
             acted = False
             for step in self._scheduler.steps(self._world, now):
                 self._carry_out(step, now)
+                self._count(now)
                 acted = True
         wake_at = self._scheduler.wake_at
         if wake_at is not None and wake_at <= now:
             raise PolicyFault(
                 f"{self._scheduler.name} wants to be asked again at {wake_at} s, which is not after {now} s"
             )
+
+    def _count(self, now: float) -> None:
+        """Stop a policy that swaps models in no time, for ever: each job needs a load and a start at most."""
+        self._instant, self._steps = now, self._steps + 1 if now == self._instant else 1
+        if self._steps > LEAST_STEPS + 4 * len(self._jobs):
+            raise PolicyFault(f"{self._scheduler.name} goes round in circles at {now} s: {self._steps} steps")
 
     def _carry_out(self, step: Start | Bring, now: float) -> None:
         node = self._world.nodes[step.node]

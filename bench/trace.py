@@ -1,4 +1,7 @@
-"""A trace: the jobs of a benchmark in order of arrival, JSON lines ``{"arrival_s": 0.0, "model": "a", "exec_s": 0.04}``."""
+"""A trace: the jobs of a benchmark in order of arrival.
+
+JSON lines ``{"arrival_s": 0.0, "model": "a", "exec_s": 0.04}``, and ``tenant`` where there is one.
+"""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -28,18 +31,16 @@ def read_trace(path: Path, models: Collection[str]) -> list[TraceJob]:
     Each job's model must be one of ``models``; arrivals must not go back in time.
     """
     jobs: list[TraceJob] = []
-    line_number = 0
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for line_number, line in enumerate(lines, start=1):
                 if line.strip():
-                    jobs.append(_job(line, len(jobs), models, jobs[-1].arrival_s if jobs else 0.0))
+                    try:
+                        jobs.append(_job(line, len(jobs), models, jobs[-1].arrival_s if jobs else 0.0))
+                    except BadInput as error:
+                        raise BadInput(f"{path}, line {line_number}: {error}") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: is not UTF-8 after line {line_number}") from error
-    except BadInput as error:
-        raise BadInput(f"{path}, line {line_number}: {error}") from error
     if not jobs:
         raise BadInput(f"{path}: holds no jobs")
     return jobs
@@ -61,10 +62,11 @@ def of_arrivals(arrivals: Iterable[tuple[float, str, float]]) -> Sequence[TraceJ
     return [TraceJob(number, *each) for number, each in enumerate(ordered)]
 
 
-def _job(line: str, number: int, models: Collection[str], not_before_s: float) -> TraceJob:
+def _job(line: bytes, number: int, models: Collection[str], not_before_s: float) -> TraceJob:
     try:
         fields = json.loads(line)
     except ValueError as error:
+        # Bytes that are not UTF-8 end here too.
         raise BadInput(f"is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise BadInput("must be a JSON object with arrival_s, model and exec_s")

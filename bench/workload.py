@@ -1,4 +1,4 @@
-"""``python -m bench workload``: the committed workloads. Parameters are in ``workloads/*.toml``, randomness in a seed."""
+"""``python -m bench workload``: the committed workloads: parameters in ``workloads/*.toml``, chance in a seed."""
 
 import argparse
 import tomllib
@@ -25,17 +25,17 @@ BIMODAL_LOAD_S, BIMODAL_LOAD_CV = 32.0, 0.5
 """... and the load time of all others."""
 
 GOLDEN, OFFSET = 0.6180339887498949, 0.6
-"""Multiples of the one, modulo 1, fill the unit interval as evenly as any; with the other, the mean load time of jobs that
-miss is that of all models (21.5 s) at each popularity used here."""
+"""Multiples of the one, modulo 1, fill the unit interval as evenly as any; with the other, the mean load time of jobs
+that miss is that of all models (21.5 s) at each popularity used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What is generated, and for which fleet.
 
-    ``load``: seconds, ``bimodal``, or ``GIB/s`` as text like ``2 GiB/s``. ``vram_gib``: of each model, in turn.
-    ``utilisation``: execution alone over GPU time, for the mean rate. ``sweep_at_s``: then every model is asked for once.
-    ``hot_from_s``, ``hot_until_s``: in between, the first model is asked for ``hot_factor`` times as often as all others.
+    ``load``: seconds, ``bimodal``, or a bandwidth as text like ``2 GiB/s``. ``vram_gib``: of each model, in turn.
+    ``utilisation``: execution alone over GPU time, for the mean rate. ``sweep_at_s``: then every model is asked for
+    once. ``hot_from_s``, ``hot_until_s``: in between, there are ``hot_factor`` jobs of the first model to each other.
     ``drift_per_day``: share of the 20 most popular models that change places with others within a day.
     """
 
@@ -74,19 +74,16 @@ class Workload:
         """Mean arrivals per second."""
         return self.utilisation * self.workers / self.exec_mean_s
 
-    def on(self, workers: int) -> "Workload":
-        """The same for another number of workers: the rate follows, and so that rates settle, the number of jobs."""
-        return replace(self, workers=workers)
-
     def generate(self, seed: int) -> tuple[list[TraceJob], dict[str, BenchModel]]:
         """Jobs and models, the same for the same seed. Popularity falls with the model's number, until it drifts."""
         models = self._models(Random(f"{self.name} models {seed}"))
         rng = Random(f"{self.name} jobs {seed}")
         names = list(models)
         sampler = Sampler(names, self.zipf, self.drift_per_day, rng)
-        made: list[tuple[float, str, float]] = []
-        for at in ARRIVALS[self.arrivals](self.rate, self.jobs, rng):
-            made.append((at, self._asked(sampler, at, names, rng), self._exec_s(rng)))
+        made = [
+            (at, self._asked(sampler, at, names, rng), self._exec_s(rng))
+            for at in ARRIVALS[self.arrivals](self.rate, self.jobs, rng)
+        ]
         if self.sweep_at_s is not None:
             made += [(self.sweep_at_s + 2.0 * number, name, self._exec_s(rng)) for number, name in enumerate(names)]
         return list(of_arrivals(made)), models

@@ -116,10 +116,11 @@ class Node:
         """Evict ``victims`` and begin to load. Returns when the model is ready."""
         if not self.may_load or model in self.residents:
             raise InvariantBroken(f"{self.name} cannot load {model} at {now}")
-        for victim in victims:
-            self._evict(victim)
+        # Taken out of the host's memory before the victims come in: they must not push it out.
         took_s = self.load_s(model)
         self._uncache(model)
+        for victim in victims:
+            self._evict(victim)
         size = self._models[model].vram_bytes
         if size > self.free_bytes:
             raise InvariantBroken(f"{model} takes {size} bytes and {self.free_bytes} are free on {self.name}")

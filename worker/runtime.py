@@ -20,9 +20,10 @@ from affinity.errors import (
     JobTimeout,
     StoreUnavailable,
 )
-from affinity.fleet import Demand, FleetView, Gpu, WorkerReport
+from affinity.fleet import FleetView, Gpu, WorkerReport
 from affinity.io.ports import Delivery
 from affinity.policy import plan
+from affinity.policy.facts import with_rates
 from worker.batch import Batch, BatchRunner
 from worker.events import (
     Arrived,
@@ -118,6 +119,7 @@ class Worker:
         self._looked_at = 0.0
         self._wake_at: float | None = None
         self._unmet = False
+        self._rates: Mapping[str, float] = {}
         self._restart_s = RESTART_FIRST_S
         self._executor_pid: int | None = None
 
@@ -211,9 +213,7 @@ class Worker:
         return handled
 
     def _displaced(self, _: Displaced) -> None:
-        raise InvariantBroken(
-            f"another process is worker {self._services.identity.worker}: give each its own WORKER_ID"
-        )
+        raise InvariantBroken(f"another process is {self._services.identity.worker}: give each its own WORKER_ID")
 
     # -- the executor ----------------------------------------------------------------------------------------------
 
@@ -227,7 +227,8 @@ class Worker:
         self._able = False
         lost = self._state.emptied()
         self._course.unserved.clear()
-        self._note("executor.died", reason=event.reason, residents=",".join(lost))
+        note = self._membership.note("executor.died", reason=event.reason, residents=",".join(lost))
+        self._tasks.spawn(note, "note")
         self._tasks.spawn(self._replace_executor(lost), "replace executor")
 
     def _executor_back(self, _: ExecutorBack) -> None:
@@ -334,10 +335,10 @@ class Worker:
         self._look_wanted, self._wake_at = False, None
         self._looked_at = self._services.clock.monotonic()
         sighting = await self._services.fleet.sighting()
-        demand: Sequence[Demand] = await self._services.store.demand()
+        demand = await self._services.store.demand()
         worker = self._services.identity.worker
         view = sighting.view.with_report(self._report())
-        made = plan(view, demand, self._learning.facts, self._services.clock.now())
+        made = plan(view, with_rates(demand, self._rates, view), self._learning.facts, self._services.clock.now())
         self._wake_at = made.wake_at
         self._unmet = any(not self._state.ready(d.model) for d in demand)
         if sighting.lost:
@@ -361,6 +362,7 @@ class Worker:
                 await fleet.learn(model, gpu_name, measurement)
                 self._learning.told(model, measurement)
             self._learning.adopt(await fleet.learned())
+            self._rates = await self._services.store.rates()
 
     async def _count_strangers(self, running: str) -> None:
         with contextlib.suppress(StoreUnavailable, BrokerUnavailable):  # Tried again at the next heartbeat.
@@ -371,9 +373,6 @@ class Worker:
 
     def _report(self) -> WorkerReport:
         return self._state.report(self._services.clock.now())
-
-    def _note(self, kind: str, **fields: str) -> None:
-        self._tasks.spawn(self._membership.note(kind, **fields), "note")
 
     def _fail(self, error: BaseException) -> None:
         self._failed = self._failed or error

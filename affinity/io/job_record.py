@@ -8,13 +8,24 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from math import exp
 from typing import Any, cast
 
 from affinity.errors import InvalidInput, JobFailed, PayloadTooLarge
-from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind
+from affinity.job import Job, JobError, JobSpec, JobState, Outcome, StartKind
 from affinity.wire import dumps, loads, spec_to_json
 
 _PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
+
+RATE_TAU_S = 3000.0
+"""Time constant of a model's arrival rate. Long against a residency, so that what is asked for now and then is told
+from what is asked for once; short against a day's changes."""
+
+LEAST_SEEN_S = 1.0
+"""A rate is not extrapolated from less than this."""
+
+NEGLIGIBLE = 0.01
+"""A model expected to be asked for less often than this per time constant has no rate."""
 
 MAX_PAGE = 500
 """Most jobs on one page."""
@@ -63,22 +74,33 @@ def decode_job(flat: Sequence[str]) -> Job:
     )
 
 
-def decode_started(flat: Sequence[str], attempt: Attempt, spec: JobSpec, now: float) -> Job:
+def decode_started(flat: Sequence[str], spec: JobSpec) -> Job:
     """The job in an answer to a start: the whole record, or what the caller of a started job does not know of it."""
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if "state" in fields:
         return decode_job(flat)
-    created_at = float(fields["created_at"])
+    created_at, started_at = float(fields["created_at"]), float(fields["started_at"])
     return Job(
         spec=spec,
         state=JobState.RUNNING,
         created_at=created_at,
-        started_at=now,
+        started_at=started_at,
         attempts=int(fields["attempts"]),
         losses=int(fields["losses"]),
-        worker=attempt.worker,
-        wait_s=waited(created_at, now),
+        worker=fields["worker"],
+        wait_s=waited(created_at, started_at),
     )
+
+
+def decode_rates(flat: Sequence[str], now_s: float) -> dict[str, float]:
+    """Arrivals per second by model, from the hash that ``count_arrival`` in ``record.lua`` keeps."""
+    kept = dict(zip(flat[::2], flat[1::2], strict=True))
+    seen_s = max(LEAST_SEEN_S, now_s - float(kept.pop("", now_s)))
+    rates = {}
+    for model, text in kept.items():
+        rate, at = map(float, text.split())
+        rates[model] = rate * exp((at - now_s) / RATE_TAU_S) / (1.0 - exp(-seen_s / RATE_TAU_S))
+    return {model: rate for model, rate in rates.items() if rate * RATE_TAU_S >= NEGLIGIBLE}
 
 
 def waited(created_at: float, started_at: float | None) -> float | None:

@@ -5,7 +5,7 @@ under ``lua/`` says what the second run does. A missing answer is ``StoreUnavail
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from affinity.errors import AttemptsExhausted, IdConflict, NotCancellable, UnknownJob, WorkerLost
@@ -56,6 +56,7 @@ class RedisJobStore:
         self._reclaim = self._script("reclaim")
         self._demand = link.script(lua("demand"))
         self._page = link.script(lua("page"))
+        self._rates = link.script(lua("rates"))
 
     async def create(self, spec: JobSpec, now: float) -> Created:
         """See the port. A call that the client repeats is still ``fresh``."""
@@ -128,8 +129,8 @@ class RedisJobStore:
             args += record.new_fields(spec, record.sighted(created_at, now))
         answers = await self._start(self._shared_keys, args)
         return [
-            StartAnswer(Verdict(verdict), record.decode_started(flat, attempt, spec, now))
-            for (verdict, flat), (attempt, spec, _) in zip(answers, attempts, strict=True)
+            StartAnswer(Verdict(verdict), record.decode_started(flat, spec))
+            for (verdict, flat), (_, spec, _) in zip(answers, attempts, strict=True)
         ]
 
     async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
@@ -157,8 +158,18 @@ class RedisJobStore:
             key=lambda demand: demand.model,
         )
 
+    async def position(self, job_id: str, model: str) -> int | None:
+        """See the port."""
+        rank = await self._link.call("ZRANK", self._keys.queued(model), job_id)
+        return None if rank is None else int(rank)
+
+    async def rates(self) -> Mapping[str, float]:
+        """See the port."""
+        now_s, flat = await self._rates([self._keys.rates], [])
+        return record.decode_rates(flat, float(now_s))
+
     def _script(self, name: str) -> Script:
-        return self._link.script(moves_table(), lua("record"), lua(name))
+        return self._link.script(prelude(), lua("record"), lua(name))
 
     def _args(self, now: float, *rest: str) -> list[str]:
         return [self._keys.prefix, repr(float(now)), *rest]
@@ -173,8 +184,13 @@ class RedisJobStore:
         return answer
 
 
+def prelude() -> str:
+    """What every job script begins with: rules that are written down once, here in Lua."""
+    return f"{moves_table()}\nlocal RATE_TAU_S = {record.RATE_TAU_S!r}"
+
+
 def moves_table() -> str:
-    """``job.TRANSITIONS`` as the Lua table every job script begins with: the rule is written down once."""
+    """``job.TRANSITIONS`` as a Lua table."""
     rows = (
         f"['{before}'] = {{{', '.join(f'[{after.value!r}] = true' for after in sorted(afters))}}}"
         for before, afters in TRANSITIONS.items()

@@ -123,7 +123,13 @@ class JobStore(Protocol):
         """Queued -> failed: the job gives up before it starts. False if it is not queued (any more)."""
 
     async def demand(self) -> Sequence[Demand]:
-        """Queued jobs per model, by model name; models without any are left out."""
+        """Queued jobs per model, by model name; models without any are left out. Without rates."""
+
+    async def position(self, job_id: str, model: str) -> int | None:
+        """How many queued jobs of its model come before it; ``None`` if it is not queued (any more)."""
+
+    async def rates(self) -> Mapping[str, float]:
+        """Running mean of arrivals per second, by model; models that are hardly asked for are left out."""
 
 
 @dataclass(frozen=True, slots=True)

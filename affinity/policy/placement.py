@@ -24,6 +24,9 @@ from affinity.policy.ledger import VramLedger
 from affinity.policy.tuning import DEFAULT, Tuning
 from affinity.policy.worth import Worth, cheapest_first
 
+LEAST_YOUNG_S = 0.05
+"""Models that load in no time would otherwise make room for each other without end, and none would serve."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
@@ -204,7 +207,8 @@ class _Planner:
         facts = self._facts.get(resident.model)
         if facts is None:
             return True
-        grown_up_at = resident.loaded_at + self._tuning.young_loads * facts.on(worker.gpu).load_s
+        young_s = max(LEAST_YOUNG_S, self._tuning.young_loads * facts.on(worker.gpu).load_s)
+        grown_up_at = resident.loaded_at + young_s
         if grown_up_at > self._now:
             self._wake_at.append(grown_up_at)
             return False

@@ -1,5 +1,6 @@
-"""Routers that bind a job to a worker when it arrives. Each worker then works its own queue in order, loads what it does
-not hold, and evicts what it used least recently.
+"""Routers that bind a job to a worker when it arrives.
+
+Each worker then works its own queue in order, loads what it does not hold, and evicts what it used least recently.
 """
 
 from abc import ABC, abstractmethod

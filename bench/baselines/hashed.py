@@ -1,4 +1,4 @@
-"""Routers by hash: a model has a place on a ring of workers, and its jobs go there - or to the next that is not full."""
+"""Routers by hash: a model has a place on a ring of workers, and its jobs go there or, if it is full, on."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from affinity.policy.tuning import DEFAULT, LRU_EVICTION, NO_HOLD, UNAMORTISED_GUARD, Tuning
 from bench.baselines.bound import EarlyBound, LeastWork, RandomChoice, RoundRobin
 from bench.baselines.estimating import EarliestCompletion, StaticPinning
 from bench.baselines.hashed import BoundedHash, StickyHash
@@ -27,16 +28,23 @@ BASELINES: tuple[type[EarlyBound] | type[WarmFifo], ...] = (
     StaticPinning,
 )
 
+ABLATIONS = {"no-hold": NO_HOLD, "lru-eviction": LRU_EVICTION, "unamortised-guard": UNAMORTISED_GUARD}
+"""Our policy with one of its rules taken away."""
 
-def _affinity(world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
-    del jobs, seed
-    return Planned(world)
+
+def _planned(name: str, tuning: Tuning) -> Make:
+    def make(world: World, jobs: Sequence[TraceJob], seed: int) -> Scheduler:
+        del jobs, seed
+        return Planned(world, name, tuning)
+
+    return make
 
 
 POLICIES: Mapping[str, Make] = MappingProxyType(
     {
-        "affinity": _affinity,
+        "affinity": _planned("affinity", DEFAULT),
         **{each.name: each for each in BASELINES},
+        **{name: _planned(name, tuning) for name, tuning in ABLATIONS.items()},
     }
 )
 

@@ -94,6 +94,7 @@ class TimeoutMultiplex(EarlyBound):
 
     def bind(self, job: TraceJob, now: float) -> str:
         """The worker that takes it now. Call it only while ``_routable``."""
+        del now
         room = [name for name in self.workers if self.outstanding[name] < self.FULL]
         holding = [name for name in room if self._has(name, job.model)]
         return min(

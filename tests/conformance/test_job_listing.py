@@ -121,6 +121,22 @@ async def test_demand_follows_every_way_into_and_out_of_the_queue(stores: Stores
     assert await queued() is None
 
 
+async def test_a_position_counts_the_queued_jobs_of_the_same_model_that_came_before(stores: Stores) -> None:
+    for job_id, model, at in (("c", "a/b:1", 1), ("b", "a/b:1", 1), ("a", "a/b:1", 2), ("x", "other", 0)):
+        await stores.jobs.create(a_spec(job_id, model), NOW + at)
+
+    async def positions() -> list[int | None]:
+        return [await stores.jobs.position(job_id, "a/b:1") for job_id in ("b", "c", "a", "x", "nobody")]
+
+    assert await positions() == [0, 1, 2, None, None]
+    attempt = an_attempt("b")
+    await stores.jobs.start([(attempt, a_spec("b", "a/b:1"), NOW + 1)], NOW + 3)
+    assert await positions() == [None, 0, 1, None, None]
+    await stores.jobs.give_back(attempt, None, uses_attempt=False, now=NOW + 4)
+    await stores.jobs.cancel("c", NOW + 5)
+    assert await positions() == [0, None, 1, None, None]
+
+
 async def events_until(stores: Stores, job_id: str, kind: str) -> list[Event]:
     """All events of a job up to the first of that kind."""
     found = []

@@ -364,3 +364,19 @@ async def test_a_record_past_its_retention_is_unknown_and_its_id_is_free(stores:
     assert (await stores.jobs.create(a_spec(n=2), NOW + 60)).fresh
     assert [job.spec for job in (await stores.jobs.page(None, None, 10, None)).jobs] == [a_spec(n=2)]
     assert not (await stores.jobs.page(JobState.CANCELLED, None, 10, None)).jobs
+
+
+async def test_arrivals_are_counted_per_model_once_for_each_job(stores: Stores) -> None:
+    assert await stores.jobs.rates() == {}
+    for number in range(6):
+        spec = JobSpec(f"j{number}", "often" if number else "rare", number)
+        await stores.jobs.create(spec, NOW)
+        await stores.jobs.published(spec.id)
+        await stores.jobs.published(spec.id)
+        await stores.jobs.sight(spec, NOW, NOW)
+    await stores.jobs.create(JobSpec("refused", "refused", 0), NOW)
+    await stores.jobs.withdraw("refused")
+    rates = await stores.jobs.rates()
+    assert set(rates) == {"often", "rare"}
+    assert rates["often"] == pytest.approx(5 * rates["rare"], rel=0.01)
+    assert 0.0 < rates["rare"] <= 1.01, "one arrival, seen for a second at least"

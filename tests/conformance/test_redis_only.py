@@ -65,7 +65,7 @@ async def test_every_key_is_one_that_the_topology_names(
     assert await all_keys(link, keys) == {
         keys.job("j1"), keys.job("j2"), keys.unpublished, keys.queued("m"), keys.demand, keys.events,
         keys.index(), keys.index("", "m"), keys.index("queued"), keys.index("queued", "m"),
-        keys.index("running"), keys.index("running", "m"),
+        keys.index("running"), keys.index("running", "m"), keys.rates,
     }  # fmt: skip
     report = a_report("w1", gpu="GPU-1")
     before = await all_keys(link, keys)
@@ -75,7 +75,7 @@ async def test_every_key_is_one_that_the_topology_names(
     await fleet.begin_reaping("w9", "w1", 30.0)
     assert await all_keys(link, keys) - before == {
         keys.epoch, keys.report("w1"), keys.workers, keys.lease("w1"), keys.gpu("GPU-1"), keys.claim("m"),
-        keys.reaping("w9"), f"{keys.prefix}claimed",
+        keys.reaping("w9"), keys.claimed,
     }  # fmt: skip
     await fleet.leave(report)
     assert await all_keys(link, keys) - before == {keys.epoch, keys.reaping("w9")}
@@ -110,7 +110,7 @@ async def test_a_sighting_takes_what_has_gone_off_its_lists(
     async with link.guard() as client:
         await client.delete(keys.claim("m"), keys.report("w1"))
     await fleet.sighting()
-    assert not await all_keys(link, keys) & {keys.workers, f"{keys.prefix}claimed"}
+    assert not await all_keys(link, keys) & {keys.workers, keys.claimed}
 
 
 async def test_ends_sweep_the_indexes_of_records_that_have_expired(

@@ -1,7 +1,9 @@
 """``JobStore`` in memory, part of ``fake_stores``."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from typing import Any, cast
 
 from affinity.errors import IdConflict, NotCancellable, UnknownJob
@@ -32,6 +34,7 @@ class FakeJobStore:
         self._max_result_bytes = max_result_bytes
         self._records: dict[str, _Record] = {}
         self._outbox: set[str] = set()
+        self._arrivals: defaultdict[str, list[float]] = defaultdict(list)
 
     async def create(self, spec: JobSpec, now: float) -> Created:
         found = self._find(spec.id)
@@ -147,6 +150,20 @@ class FakeJobStore:
                 queued.setdefault(job.spec.model, []).append(_place(job)[0])
         return [Demand(model, len(at), min(at) / 1000, sum(at) / 1000) for model, at in sorted(queued.items())]
 
+    async def position(self, job_id: str, model: str) -> int | None:
+        queued = (job for job in self._all() if job.state is JobState.QUEUED and job.spec.model == model)
+        ids = [job.id for job in sorted(queued, key=_place)]
+        return ids.index(job_id) if job_id in ids else None
+
+    async def rates(self) -> Mapping[str, float]:
+        self._world.reach()
+        now = self._world.clock.now()
+        flat = ["", repr(min((at for ats in self._arrivals.values() for at in ats), default=now))]
+        for model, ats in self._arrivals.items():
+            rate = sum(exp((at - now) / record.RATE_TAU_S) / record.RATE_TAU_S for at in ats)
+            flat += [model, f"{rate!r} {now!r}"]
+        return record.decode_rates(flat, now)
+
     def _find(self, job_id: str) -> _Record | None:
         self._world.reach()
         found = self._records.get(job_id)
@@ -173,6 +190,7 @@ class FakeJobStore:
     def _accept(self, found: _Record, at: float) -> None:
         if found.job.id in self._outbox:
             self._outbox.discard(found.job.id)
+            self._arrivals[found.job.spec.model].append(self._world.clock.now())
             self._say("job.accepted", at, found.job)
 
     def _start(self, found: _Record, attempt: Attempt, now: float) -> Verdict:

@@ -1,4 +1,4 @@
--- What all job scripts share; put in front of each, after the table MOVES (built from job.TRANSITIONS).
+-- What all job scripts share; put in front of each, after MOVES (built from job.TRANSITIONS) and RATE_TAU_S.
 --
 -- KEYS  1 outbox (zset)  2 demand (hash)  3 events (stream)  4 retained (zset)
 -- ARGV  1 prefix of all keys  2 now (epoch seconds as text)  then the script's own
@@ -13,6 +13,8 @@ local PREFIX, NOW = ARGV[1], ARGV[2]
 local EVENTS_KEPT = 10000
 local PURGED_AT_ONCE = 10
 local TOLD_BYTES = 16384
+
+local RATES = PREFIX .. 'rates'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
@@ -64,6 +66,16 @@ local function depart(job, state)
   end
 end
 
+-- The running mean of a model's arrivals, with time constant RATE_TAU_S. Kept as `rate at`: it has fallen since `at`.
+-- The field without a name is when the first job ever came: means that are younger than their time constant are low.
+local function count_arrival(model)
+  local now_s = server_ms() / 1000
+  local rate, at = string.match(redis.call('HGET', RATES, model) or '', '^(%S+) (%S+)$')
+  local fallen = rate and tonumber(rate) * math.exp((tonumber(at) - now_s) / RATE_TAU_S) or 0
+  redis.call('HSETNX', RATES, '', string.format('%.3f', now_s))
+  redis.call('HSET', RATES, model, string.format('%.9g %.3f', fallen + 1 / RATE_TAU_S, now_s))
+end
+
 -- A record for a job we know nothing of yet: queued.
 local function make(id, model, created_ms, created_at, ttl_s, digest, spec)
   local job = {id = id, model = model, created_ms = created_ms}
@@ -85,11 +97,15 @@ local function move(job, to)
   job.state = to
 end
 
--- The outbox tells whether `job.accepted` has been said.
+-- Once for each job that the broker is known to have.
+local function accepted(id, model, at)
+  count_arrival(model)
+  emit('job.accepted', at, 'job', id, 'model', model)
+end
+
+-- The outbox tells whether that has been said.
 local function accept(job, at)
-  if redis.call('ZREM', OUTBOX, job.id) == 1 then
-    emit('job.accepted', at, 'job', job.id, 'model', job.model)
-  end
+  if redis.call('ZREM', OUTBOX, job.id) == 1 then accepted(job.id, job.model, at) end
 end
 
 -- Index entries of records that Redis has expired, a few at a time, so that indexes stay as short as the retention.

@@ -5,7 +5,7 @@
 --         7 error of a job lost too often, JSON with the text LAST where the last loss is to be named  8 its code
 --         then 10 for each attempt: token, worker, epoch, id, model, created (ms), created (s), ttl_s or '', digest, spec
 -- RETURN  for each attempt {verdict, record}; the verdicts are those of ports.Verdict. A started job whose content is that
---         of its delivery has only the fields its caller does not know: created_at, attempts, losses
+--         of its delivery has only the fields its caller does not know
 -- TWICE   A running job with our token answers 'started' again, one that this token expired or gave up answers the same
 --         verdict again. Nothing is counted twice.
 
@@ -49,7 +49,7 @@ local function start(token, worker, epoch, id, model, created_ms, created_at, tt
   local job = read(id)
   if not job then
     job = make(id, model, created_ms, created_at, ttl_s, digest, spec)
-    emit('job.accepted', NOW, 'job', id, 'model', model)
+    accepted(id, model, NOW)
   end
   accept(job, NOW)
   if job.state == 'running' then
@@ -62,9 +62,10 @@ local function start(token, worker, epoch, id, model, created_ms, created_at, tt
 end
 
 local function record_after(verdict, id, digest)
-  local known = redis.call('HMGET', job_key(id), 'digest', 'created_at', 'attempts', 'losses')
+  local known = redis.call('HMGET', job_key(id), 'digest', 'created_at', 'started_at', 'worker', 'attempts', 'losses')
   if verdict == 'started' and known[1] == digest then
-    return {'created_at', known[2], 'attempts', known[3], 'losses', known[4]}
+    return {'created_at', known[2], 'started_at', known[3], 'worker', known[4], 'attempts', known[5],
+      'losses', known[6]}
   end
   return whole(id)
 end

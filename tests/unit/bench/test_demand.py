@@ -40,12 +40,12 @@ def test_a_rate_rises_with_each_arrival_and_decays() -> None:
     queues = Queues(100.0)
     for job in jobs_of((0.0, "a", 1.0), (50.0, "a", 1.0)):
         queues.put(job)
-    expected = (math.exp(-0.5) + 1) / 100
-    assert queues.demand["a"].rate == pytest.approx(expected)
+    mean = (math.exp(-0.5) + 1) / 100
+    assert queues.demand["a"].rate == pytest.approx(mean / (1 - math.exp(-0.5))), "seen for half a time constant only"
     queues.take("a", 2, 50.0)
     assert queues.demand["a"].queued == 0
     queues.decay(150.0)
-    assert queues.demand["a"].rate == pytest.approx(expected * math.exp(-1))
+    assert queues.demand["a"].rate == pytest.approx(mean * math.exp(-1) / (1 - math.exp(-1.5)))
 
 
 def test_a_steady_stream_has_its_own_rate() -> None:
