@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import catalog_command, overhead, report, simulate, system_test, workload
+from bench import catalog_command, overhead, replay, report, simulate, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
@@ -29,6 +29,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     api_key = environ.get("AFFINITY_API_KEY") or None
     if options.command in OFFLINE:
         return OFFLINE[options.command](options)
+    if options.command == "replay":
+        return replay.run(options, api_key)
     if options.command == "system-test":
         return system_test.run(options.url, api_key, options.jobs, options.in_flight, Console(highlight=False))
     return _overhead(options, environ.get("RABBITMQ_URL"), api_key)
@@ -75,6 +77,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     workload.add_parser(commands)
     catalog_command.add_parser(commands)
     report.add_parser(commands)
+    replay.add_parser(commands, url)
     return parser
 
 

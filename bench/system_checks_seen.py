@@ -58,6 +58,17 @@ def the_catalogue_has_echo_and_says_who_holds_what(api: Api) -> None:
         assert set(model["holders"]) <= workers, f"{name} is held by {model['holders']}, workers are {workers}"
 
 
+def a_job_is_explained_with_where_its_time_went(api: Api) -> None:
+    job = api.submit("echo", {}, wait_s=WAIT_S)
+    answer = api.call("GET", "/jobs/{job_id}/explain", job_id=job["id"])
+    assert answer.status_code == 200, f"answered {answer.status_code}: {answer.text[:300]}"
+    found = answer.json()
+    assert (found["state"], found["waiting"]) == ("succeeded", None), f"answered {answer.text[:300]}"
+    ran = found["ran"]
+    assert (ran["worker"], ran["start"]) == (job["worker"], job["start"]), f"{ran} is not of {job}"
+    assert abs(ran["wait_in_queue_s"] + ran["wait_for_load_s"] - ran["wait_s"]) < 1e-6, f"the wait is not split: {ran}"
+
+
 def the_dispatchers_metrics_count_what_is_sent(api: Api) -> None:
     before = _produced(api)
     for n in range(2):
@@ -96,6 +107,7 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     the_interface_is_documented,
     every_worker_shows_its_gpu,
     the_catalogue_has_echo_and_says_who_holds_what,
+    a_job_is_explained_with_where_its_time_went,
     the_dispatchers_metrics_count_what_is_sent,
     every_workers_metrics_can_be_scraped,
 )
