@@ -109,6 +109,16 @@ def wait(
 
 
 @app.command()
+def explain(
+    context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
+) -> None:
+    """Say why a job waits, or how it came to run where it ran."""
+    with _client(context, url, api_key) as client:
+        answer = client.explain(job_id)
+    (show.print_json if as_json else show.print_explanation)(_shell(context).out, answer)
+
+
+@app.command()
 def cancel(
     context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
 ) -> None:

@@ -46,6 +46,28 @@ def print_job(out: Console, job: Json) -> None:
         out.print_json(json.dumps(job["result"]))
 
 
+def print_explanation(out: Console, answer: Json) -> None:
+    """Why a job waits, worker by worker; or where its time went."""
+    out.print(Text.assemble(f"{answer['id']}  ", _state(answer), f"  {answer['summary']}"))
+    if ran := answer["ran"]:
+        parts = ("wait_s", "wait_in_queue_s", "wait_for_load_s", "exec_s", "total_s")
+        known = [f"{name.removesuffix('_s').replace('_', ' ')} {seconds(ran[name])}" for name in parts if ran[name]]
+        out.print(Text(f"{', '.join(known)}; attempts {answer['attempts']}, lost {answer['losses']}"))
+    if waiting := answer["waiting"]:
+        decision, eta = waiting["decision"], waiting["eta"]
+        by = f" by {decision['worker']}" if decision["worker"] else ""
+        out.print(Text(f"plan: {decision['kind'].replace('_', ' ')}{by}: {decision['reason']}"))
+        if eta:
+            between = f"{seconds(eta['low_s'])} to {seconds(eta['high_s'])}"
+            out.print(
+                Text(f"starts in about {seconds(eta['start_in_s'])} ({between}), if {'; '.join(eta['assuming'])}")
+            )
+        else:
+            out.print(Text("nothing says when it starts"))
+        rows = ((c["worker"], c["standing"].replace("_", " "), c["reason"]) for c in waiting["candidates"])
+        _table(out, ("worker", "standing", "why"), rows)
+
+
 def print_jobs(out: Console, jobs: Sequence[Json], cursor: str | None) -> None:
     """A page of jobs."""
     rows = (

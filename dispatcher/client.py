@@ -49,6 +49,10 @@ class Client:
         """One job."""
         return self._ask("GET", f"/jobs/{_quoted(job_id)}", wait_s=wait_s)
 
+    def explain(self, job_id: str) -> Json:
+        """Why a job waits, or ran where it ran."""
+        return self._ask("GET", f"/jobs/{_quoted(job_id)}/explain")
+
     def cancel(self, job_id: str) -> Json:
         """Cancel a job; the job."""
         return self._ask("DELETE", f"/jobs/{_quoted(job_id)}")

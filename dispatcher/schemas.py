@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from affinity.job import DEFAULT_MAX_ATTEMPTS, JobState, StartKind
+from affinity.policy.explain import Standing
 from affinity.wire import MAX_ATTEMPTS, MAX_SECONDS
 
 EXAMPLE_INPUT: JsonDict = {"texts": ["A man is eating food."]}
@@ -60,6 +61,70 @@ class JobView(BaseModel):
     result: Any = Field(description="What the model returned, once succeeded.")
     error: JobErrorView | None
     metadata: dict[str, Any]
+
+
+class DecisionView(BaseModel):
+    """What the workers' common plan does for the job's model."""
+
+    kind: Literal["serve", "load", "give_up", "wait"]
+    worker: str | None = Field(description="Who carries it out; null where all wait.")
+    victims: list[str] = Field(description="Models that leave VRAM for it.")
+    until: Instant | None = Field(description="When waiting may end by itself.")
+    reason: str
+
+
+class CandidateView(BaseModel):
+    """One worker, and why it was or was not chosen."""
+
+    worker: str
+    standing: Standing
+    reason: str
+
+
+class EtaView(BaseModel):
+    """When the job may start, in seconds from now."""
+
+    start_in_s: float
+    low_s: float = Field(description="Times turn out short, and no job of another model goes first.")
+    high_s: float = Field(description="Times turn out long, and every queued job of another model goes first.")
+    assuming: list[str]
+
+
+class WaitingView(BaseModel):
+    """Why a queued job waits."""
+
+    position: int = Field(description="1: the next of its model.")
+    queued: int = Field(description="Jobs that wait for its model.")
+    waited_s: float
+    decision: DecisionView
+    candidates: list[CandidateView] = Field(description="Every live worker.")
+    eta: EtaView | None = Field(description="Null where nothing says when it starts.")
+
+
+class RanView(BaseModel):
+    """Where a job's time went. What is known only at the end is null until then."""
+
+    worker: str | None
+    start: StartKind | None
+    wait_s: float | None
+    wait_for_load_s: float | None = Field(description="Part of `wait_s` in which its model was loaded.")
+    wait_in_queue_s: float | None = Field(description="The rest of `wait_s`.")
+    load_s: float | None = Field(description="The load it caused; 0 for a warm start.")
+    exec_s: float | None
+    total_s: float | None = Field(description="From acceptance to the end.")
+
+
+class ExplainView(BaseModel):
+    """Why a job waits, or ran where it ran."""
+
+    id: str
+    model: str
+    state: JobState
+    attempts: int
+    losses: int = Field(description="Starts lost through no fault of the job.")
+    summary: str
+    waiting: WaitingView | None = Field(description="Only while it is queued.")
+    ran: RanView | None = Field(description="Only once it has started.")
 
 
 class Fault(BaseModel):

@@ -16,6 +16,7 @@ from affinity.errors import (
     AffinityError,
     AttemptsExhausted,
     BrokerUnavailable,
+    IdConflict,
     JobTimeout,
     StoppedWithBatch,
     StoreUnavailable,
@@ -23,7 +24,7 @@ from affinity.errors import (
     UndecodableMessage,
     UnknownJob,
 )
-from affinity.io.ports import DeadLetter, Delivery, Verdict
+from affinity.io.ports import DeadLetter, Delivery, StartAnswer, Verdict
 from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
 from affinity.wire import decode_message
 from models.catalog import ModelEntry
@@ -97,8 +98,10 @@ class BatchRunner:
                 self.requeue_later(delivery)
             return []
         started = []
-        for (delivery, attempt, _, _), answer in zip(asked, answers, strict=True):
-            if answer.verdict is Verdict.STARTED:
+        for (delivery, attempt, spec, _), answer in zip(asked, answers, strict=True):
+            if answer.job.spec is not spec and answer.job.spec.digest != spec.digest:
+                await self._refuse_stranger(delivery, attempt, answer)
+            elif answer.verdict is Verdict.STARTED:
                 started.append(Started(delivery, attempt, answer.job))
             else:
                 await self._decline(delivery, answer.verdict, answer.job)
@@ -136,6 +139,25 @@ class BatchRunner:
 
     async def bury(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
         """Into the dead letters; where the broker is away, back to the queue."""
+        try:
+            await self._bury(delivery, error, model)
+        except BrokerUnavailable as unavailable:
+            log.warning("letter.handed_back", code=error.code, error=unavailable.message)
+            await delivery.requeue()
+
+    async def _bury_failed(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
+        """``bury`` for a job that has been stored as failed: when its delivery comes again, it is only dropped. So the
+        letter is written now, however long the broker is away.
+        """
+        while True:
+            try:
+                await self._bury(delivery, error, model)
+                return
+            except BrokerUnavailable as unavailable:
+                log.warning("letter.held", code=error.code, error=unavailable.message)
+                await asyncio.sleep(HOLD_S)
+
+    async def _bury(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
         letter = DeadLetter(
             body=delivery.body,
             message_id=delivery.message_id,
@@ -144,11 +166,7 @@ class BatchRunner:
             model=model or delivery.routing_key,
             worker=self._services.identity.worker,
         )
-        try:
-            await self._services.publisher.bury(letter)
-        except BrokerUnavailable:
-            await delivery.requeue()
-            return
+        await self._services.publisher.bury(letter)
         log.warning("delivery.dead", code=error.code, model=letter.model, message_id=delivery.message_id)
         await delivery.ack()
 
@@ -166,12 +184,20 @@ class BatchRunner:
 
         self._tasks.spawn(later(), "hold")
 
+    async def _refuse_stranger(self, delivery: Delivery, attempt: Attempt, answer: StartAnswer) -> None:
+        """A message with other content under a taken id, from outside: the job of that id is not this one."""
+        if answer.verdict is Verdict.STARTED:
+            await self._services.store.give_back(attempt, None, False, self._services.clock.now())
+        conflict = IdConflict(f"job {answer.job.id} exists with other content; use another id for other content")
+        await self.bury(delivery, conflict, answer.job.spec.model)
+
     async def _decline(self, delivery: Delivery, verdict: Verdict, job: Job) -> None:
         match verdict:
             case Verdict.HELD:
                 self.requeue_later(delivery)
             case Verdict.EXHAUSTED:
-                await self.bury(delivery, job.error or AttemptsExhausted("lost too often"), job.spec.model)
+                lost = job.error or AttemptsExhausted("lost too often")
+                self._tasks.spawn(self._bury_failed(delivery, lost, job.spec.model), "bury")
             case _:
                 log.info("delivery.dropped", job=job.id, state=job.state)
                 await delivery.ack()
@@ -198,7 +224,7 @@ class BatchRunner:
             return
         self._count(batch, started, outcome)
         if error:
-            await self.bury(started.delivery, error, batch.entry.name)
+            await self._bury_failed(started.delivery, error, batch.entry.name)
         else:
             await started.delivery.ack()
 

@@ -51,7 +51,12 @@ class Intray:
         """Up to ``most``: those in hand, then from the backlog."""
         taken = self.pop(model, most)
         if len(taken) < most:
-            taken.extend(await self._services.intake.take(model, most - len(taken)))
+            try:
+                taken.extend(await self._services.intake.take(model, most - len(taken)))
+            except BrokerUnavailable as error:
+                if not taken:
+                    raise
+                log.warning("backlog.unasked", model=model, error=error.message)
         return taken
 
     async def arm(self, models: Iterable[str]) -> None:
@@ -67,14 +72,8 @@ class Intray:
 
     async def disarm(self) -> None:
         """Stop all consumers and hand back what they brought."""
-        for model in sorted(self._armed):
-            try:
-                await self._services.intake.disarm(model)
-            except BrokerUnavailable as error:
-                log.warning("disarm.incomplete", model=model, error=error.message)
-        self._armed.clear()
-        for model in list(self._in_hand):
-            await self.hand_back(model)
+        for model in sorted(self._armed | self._in_hand.keys()):
+            await self.retire(model)
 
     async def hand_back(self, model: str) -> None:
         """Give what is in hand for a model to whoever else has it."""
@@ -82,8 +81,17 @@ class Intray:
             await delivery.requeue()
 
     def dropped(self, model: str) -> None:
-        """Its consumer is being stopped by somebody else, on the way to an eviction."""
+        """Its consumer is about to be stopped: what it still brings is not for us."""
         self._armed.discard(model)
+
+    async def retire(self, model: str) -> None:
+        """Stop its consumer, then hand back what it brought: the other way round it would be brought again."""
+        self.dropped(model)
+        try:
+            await self._services.intake.disarm(model)
+        except BrokerUnavailable as error:
+            log.warning("disarm.incomplete", model=model, error=error.message)
+        await self.hand_back(model)
 
     def _arrival(self, model: str) -> Arrival:
         async def arrived(delivery: Delivery) -> None:

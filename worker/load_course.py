@@ -52,6 +52,7 @@ class LoadCourse:
         self._reporter = reporter
         self._membership = membership
         self._tasks = tasks
+        self._loads = tasks.group()
         self._executor_stopped = executor_stopped
 
     @property
@@ -63,7 +64,7 @@ class LoadCourse:
         """Carry out a decision of the plan."""
         self.current = load
         log.info("load.decided", model=load.model, victims=load.victims, reason=load.reason)
-        self._tasks.spawn(self._loader.claim(load), "claim")
+        self._loads.spawn(self._loader.claim(load), "claim")
 
     def claimed(self, event: Claimed) -> None:
         """It is ours: the victims take no new work from here on, unless one of them has work again."""
@@ -75,8 +76,7 @@ class LoadCourse:
         self._state.drain_victims(load.victims)
         for victim in load.victims:
             self._intray.dropped(victim)
-            self._tasks.spawn(self._intray.hand_back(victim), "hand back")
-        self._tasks.spawn(self._loader.clear(load), "clear")
+        self._loads.spawn(self._clear(load), "clear")
 
     def cleared(self, event: Cleared) -> None:
         """The victims are gone: reserve the room, if the driver agrees that it is there."""
@@ -95,7 +95,7 @@ class LoadCourse:
             self.failed(LoadFault(load, error))
             return
         self._note("model.loading", model=load.model, reason=load.reason)
-        self._tasks.spawn(self._loader.fetch(load), "fetch")
+        self._loads.spawn(self._loader.fetch(load), "fetch")
 
     def fetched(self, event: Fetched) -> None:
         """It is in memory: it serves from now on."""
@@ -112,6 +112,10 @@ class LoadCourse:
         self._services.metrics.loaded(worker, load.model, "disk", cause, event.load_s)
         self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}")
         self._tasks.spawn(self._publish_and_release(load), "publish")
+
+    async def abandon(self) -> None:
+        """The worker stops: whatever the load was about to do or bind, it does not."""
+        await self._loads.cancel()
 
     def called_off(self, event: CalledOff) -> None:
         """It came to nothing and changed nothing."""
@@ -136,6 +140,11 @@ class LoadCourse:
         self._services.metrics.failed(model, error.code)
         if isinstance(error, OutOfVram):
             self._learning.out_of_vram(model)
+
+    async def _clear(self, load: Load) -> None:
+        for victim in load.victims:
+            await self._intray.retire(victim)
+        await self._loader.clear(load)
 
     async def _publish_and_release(self, load: Load) -> None:
         """In this order: between a claim that is gone and a residency not yet known, somebody else would load."""

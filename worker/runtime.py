@@ -112,7 +112,7 @@ class Worker:
         self._able = False
         self._batch: Batch | None = None
         self._batch_began = 0.0
-        self._batches_running = Tasks(self._fail)
+        self._batches_running = self._tasks.group()
         self._abandoned = False
         self._dry = False
         self._look_wanted = True
@@ -227,15 +227,14 @@ class Worker:
         self._able = False
         lost = self._state.emptied()
         self._course.unserved.clear()
-        note = self._membership.note("executor.died", reason=event.reason, residents=",".join(lost))
-        self._tasks.spawn(note, "note")
-        self._tasks.spawn(self._replace_executor(lost), "replace executor")
+        self._tasks.spawn(self._replace_executor(lost, event.reason), "replace executor")
 
     def _executor_back(self, _: ExecutorBack) -> None:
         self._able, self._dry, self._look_wanted = True, False, True
 
-    async def _replace_executor(self, lost: Sequence[str]) -> None:
+    async def _replace_executor(self, lost: Sequence[str], reason: str) -> None:
         worker = self._services.identity.worker
+        await self._membership.note("executor.died", reason=reason, residents=",".join(lost))
         await self._intray.disarm()
         for model in lost:
             self._services.metrics.evicted(worker, model, "executor-died")
@@ -313,6 +312,8 @@ class Worker:
     async def _run(self, batch: Batch) -> None:
         try:
             reply = await self._batches.run(batch)
+        except InvariantBroken:
+            raise  # A bug is no job's fault: the worker stops, and what it holds is delivered again.
         except AffinityError as error:
             if isinstance(error, JobTimeout):
                 self._executor_stopped(error.message)
@@ -381,6 +382,7 @@ class Worker:
     async def _leave(self) -> None:
         """Unbind first, so that new jobs go elsewhere; then finish what runs; then hand back and sign off."""
         self._stopping = self._state.draining = True
+        await self._course.abandon()
         await self._reporter.publish()
         with contextlib.suppress(BrokerUnavailable):
             await self._services.intake.stop_fallback()

@@ -4,6 +4,11 @@ Any worker sorts; nobody serves from fallback. So the fallback queue stays short
 has room chooses *which model* to load with the whole demand in view.
 """
 
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
 import structlog
 
 from affinity.errors import (
@@ -38,39 +43,52 @@ class Sorter:
         """Take a delivery from fallback."""
         self._tasks.spawn(self._sort(delivery), "sort")
 
-    async def fail(self, delivery: Delivery, error: JobError) -> None:
-        """Its model cannot be had: the job fails and its delivery goes to the dead letters."""
-        spec, _ = self._batches.decode(delivery)
-        if await self._services.store.fail(spec.id, error, self._services.clock.now()):
-            self._services.metrics.failed(spec.model, error.code)
-        await self._batches.bury(delivery, error, spec.model)
-
     async def give_up(self, model: str, error: JobError) -> None:
         """Nobody can load the model: fail all that wait in its queue. The claim keeps others from loading meanwhile."""
         identity, fleet = self._services.identity, self._services.fleet
         try:
             if not await fleet.claim(model, identity.worker, self._services.timing.lease_s):
                 return
-            while deliveries := await self._services.intake.take(model, GIVE_UP_STEP):
-                for delivery in deliveries:
-                    await self._give_up_one(delivery, error)
+            while await self._each(model, GIVE_UP_STEP, partial(self._give_up_one, error=error)):
+                pass
             await fleet.release(model, identity.worker)
         except (StoreUnavailable, BrokerUnavailable) as unavailable:
             log.warning("give_up.incomplete", model=model, code=unavailable.code, error=unavailable.message)
 
-    async def _give_up_one(self, delivery: Delivery, error: JobError) -> None:
-        try:
-            if await self.sight(delivery) is not None:
-                await self.fail(delivery, error)
-        except StoreUnavailable:
-            self._batches.requeue_later(delivery)
-            raise
-
     async def count_strangers(self, model: str) -> None:
         """Jobs published without HTTP to a queue nobody consumes just now are known to nobody: record them."""
-        for delivery in await self._services.intake.take(model, STRANGERS_STEP):
-            if await self.sight(delivery) is not None:
+        await self._each(model, STRANGERS_STEP, self._count_stranger)
+
+    async def _each(self, model: str, most: int, look: Callable[[Delivery], Awaitable[None]]) -> int:
+        """Take deliveries and look at each; those not looked at when one cannot be are handed back. Says how many."""
+        left = deque(await self._services.intake.take(model, most))
+        taken = len(left)
+        try:
+            while left:
+                await look(left[0])
+                left.popleft()
+        finally:
+            for delivery in left:
                 await delivery.requeue()
+        return taken
+
+    async def _give_up_one(self, delivery: Delivery, error: JobError) -> None:
+        if (job := await self.sight(delivery)) is not None:
+            await self._fail(delivery, job, error)
+
+    async def _count_stranger(self, delivery: Delivery) -> None:
+        if await self.sight(delivery) is not None:
+            await delivery.requeue()
+
+    async def _fail(self, delivery: Delivery, job: Job, error: JobError) -> None:
+        """Its model cannot be had: the job fails and its delivery goes to the dead letters. Not if the job runs: its
+        attempt may be lost yet, and then this is its only copy.
+        """
+        if await self._services.store.fail(job.id, error, self._services.clock.now()):
+            self._services.metrics.failed(job.spec.model, error.code)
+            await self._batches.bury(delivery, error, job.spec.model)
+        else:
+            self._batches.requeue_later(delivery)
 
     async def sight(self, delivery: Delivery) -> Job | None:
         """Record a job that may have come without HTTP. ``None``: it is settled already and there is nothing to do."""
@@ -99,9 +117,10 @@ class Sorter:
         try:
             self._services.catalog.get(job.spec.model)
         except UnknownModel as error:
-            await self.fail(delivery, JobError(error.code, error.message))
+            await self._fail(delivery, job, JobError(error.code, error.message))
             return
         # Also where the job is running: this copy is the one that survives its worker.
         await self._services.publisher.park(job.spec, job.created_at)
         await delivery.ack()
-        await self._services.fleet.wake()
+        with suppress(StoreUnavailable):  # Only a hint: every worker looks once per heartbeat anyway.
+            await self._services.fleet.wake()

@@ -19,6 +19,10 @@ class Tasks:
         task.add_done_callback(self._over)
         return task
 
+    def group(self) -> "Tasks":
+        """Further tasks, waited for and cancelled by themselves; their failures are heard in the same place."""
+        return Tasks(self._failed)
+
     async def wait(self, timeout_s: float | None) -> bool:
         """Wait until all that run now are over; false if they were not in time."""
         if not self._running:

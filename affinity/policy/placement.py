@@ -136,7 +136,7 @@ class _Planner:
         if offer is None:
             return Wait(demand.model, min(self._wake_at, default=None), "no worker can make room for it now")
         due_at = (self._tuning.first_rent * offer.lost_s + demand.summed_arrival_s) / demand.queued
-        if self._now < due_at:
+        if offer.victims and self._now < due_at:
             self._wake_at.append(due_at)
             return Wait(demand.model, due_at, f"{', '.join(offer.victims)} would have to go: that does not pay yet")
         return _load(offer, demand, 0, f"{demand.queued} queued and nobody holds it")

@@ -134,6 +134,16 @@ def test_jobs_are_listed_with_filters_and_a_way_to_go_on(terminal: Terminal):
     assert [job["id"] for job in terminal.json()["jobs"]] == ["j0"]
 
 
+def test_a_job_is_explained_to_people_and_to_programs(terminal: Terminal):
+    terminal.portal.call(terminal.world.stores.fleet.report, a_report("w1"))
+    terminal.type("submit", "echo", "--input", "1", "--id", "j1")
+
+    assert terminal.type("explain", "j1") == 0
+    assert "plan: load by w1" in terminal.out
+    assert terminal.type("explain", "j1", "--json") == 0
+    assert [candidate["standing"] for candidate in terminal.json()["waiting"]["candidates"]] == ["chosen"]
+
+
 def test_workers_and_models_are_shown_in_gib_and_seconds(terminal: Terminal):
     terminal.portal.call(terminal.world.stores.fleet.report, a_report("w1"))
 
@@ -154,6 +164,7 @@ def test_workers_and_models_are_shown_in_gib_and_seconds(terminal: Terminal):
         (("submit", "echo", "--input", "1", "--id", "b d"), "invalid_input"),
         (("get", "nobody"), "unknown_job"),
         (("get", "../metrics"), "not_found"),
+        (("explain", "nobody"), "unknown_job"),
         (("cancel", "nobody"), "unknown_job"),
         (("jobs", "--cursor", "%"), "invalid_input"),
     ],

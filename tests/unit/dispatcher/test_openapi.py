@@ -16,6 +16,7 @@ ROUTES = {
     ("get", "/jobs"),
     ("get", "/jobs/{job_id}"),
     ("delete", "/jobs/{job_id}"),
+    ("get", "/jobs/{job_id}/explain"),
     ("get", "/workers"),
     ("get", "/models"),
     ("get", "/health"),
@@ -88,8 +89,13 @@ async def test_what_the_routes_answer_is_what_their_schemas_say(world: Dispatche
     submitted = await world.post("/jobs", {"model": "echo", "input": 1, "id": "j1"})
     await world.serve("j1", result={"y": 1})
     batch = await world.post("/jobs/batch", {"jobs": [{"model": "echo", "input": 1}, 5]})
+    await world.post("/jobs", {"model": "big", "input": {}, "id": "j2"})
     pairs = {
         schemas.JobView: [submitted, await world.http.get("/jobs/j1")],
+        schemas.ExplainView: [
+            await world.http.get("/jobs/j2/explain"),
+            await world.http.get("/jobs/j1/explain"),
+        ],
         schemas.JobPage: [await world.http.get("/jobs")],
         schemas.BatchAnswer: [batch],
         schemas.Workers: [await world.http.get("/workers")],

@@ -1,0 +1,88 @@
+"""An explanation as JSON: why a job waits, or how it came to run where it ran."""
+
+from affinity.job import Job, StartKind
+from affinity.policy import Decision, GiveUp, Load, Serve, Wait
+from affinity.policy.eta import Eta
+from affinity.policy.explain import Explanation, reason_of
+from affinity.wire import rfc3339
+
+Json = dict[str, object]
+
+_KINDS: dict[type[Decision], str] = {Serve: "serve", Load: "load", GiveUp: "give_up", Wait: "wait"}
+
+
+def waiting_json(explanation: Explanation, ahead: int, queued: int, waited_s: float) -> Json:
+    """The part about a queued job. ``ahead``: jobs of its model before it, of ``queued`` in all."""
+    return {
+        "position": ahead + 1,
+        "queued": queued,
+        "waited_s": waited_s,
+        "decision": _decision_json(explanation.decision),
+        "candidates": [
+            {"worker": c.worker, "standing": str(c.standing), "reason": c.reason} for c in explanation.candidates
+        ],
+        "eta": explanation.eta and _eta_json(explanation.eta),
+    }
+
+
+def answer_json(job: Job, waiting: Json | None) -> Json:
+    """The whole answer."""
+    return {
+        "id": job.id,
+        "model": job.spec.model,
+        "state": str(job.state),
+        "attempts": job.attempts,
+        "losses": job.losses,
+        "summary": _summary(job, waiting),
+        "waiting": waiting,
+        "ran": None if job.started_at is None else _ran_json(job),
+    }
+
+
+def _ran_json(job: Job) -> Json:
+    """Where it ran and where its time went. What is known only at the end is null until then."""
+    load_s = None if job.load_s is None or job.wait_s is None else min(job.load_s, job.wait_s)
+    ended = None if job.finished_at is None else max(0.0, job.finished_at - job.created_at)
+    return {
+        "worker": job.worker,
+        "start": job.start and str(job.start),
+        "wait_s": job.wait_s,
+        "wait_for_load_s": load_s,
+        "wait_in_queue_s": None if load_s is None or job.wait_s is None else job.wait_s - load_s,
+        "load_s": job.load_s,
+        "exec_s": job.exec_s,
+        "total_s": ended,
+    }
+
+
+def _decision_json(decision: Decision) -> Json:
+    until = decision.until if isinstance(decision, Wait) else None
+    return {
+        "kind": _KINDS[type(decision)],
+        "worker": None if isinstance(decision, Wait) else decision.worker,
+        "victims": list(decision.victims) if isinstance(decision, Load) else [],
+        "until": None if until is None else rfc3339(until),
+        "reason": reason_of(decision),
+    }
+
+
+def _eta_json(eta: Eta) -> Json:
+    return {
+        "start_in_s": eta.start_in_s,
+        "low_s": eta.low_s,
+        "high_s": eta.high_s,
+        "assuming": list(eta.assuming),
+    }
+
+
+def _summary(job: Job, waiting: Json | None) -> str:
+    model, error = job.spec.model, f": {job.error.message} ({job.error.code})" if job.error else ""
+    if waiting:
+        return f"number {waiting['position']} of {waiting['queued']} that wait for {model}"
+    if job.started_at is None:
+        return f"{job.state} without a start{error}" if job.state.terminal else "it is about to start"
+    if job.start is None:
+        return f"{job.state} on {job.worker}{error}"
+    warm = job.start is StartKind.WARM
+    how = f"{model} was in VRAM" if warm else f"{model} was loaded for it in {job.load_s or 0.0:.3f} s"
+    return f"{job.start} on {job.worker}: {how}; {job.state}{error}"
