@@ -100,7 +100,7 @@ class BatchRunner:
         started = []
         for (delivery, attempt, spec, _), answer in zip(asked, answers, strict=True):
             if answer.job.spec is not spec and answer.job.spec.digest != spec.digest:
-                await self._refuse_stranger(delivery, attempt, answer)
+                self._tasks.spawn(self._refuse_stranger(delivery, attempt, answer), "refuse stranger")
             elif answer.verdict is Verdict.STARTED:
                 started.append(Started(delivery, attempt, answer.job))
             else:
@@ -119,13 +119,13 @@ class BatchRunner:
             raise JobTimeout(f"ran longer than {batch.timeout_s:g} s and was stopped with its executor") from None
 
     async def settle(self, batch: Batch, reply: BatchReply | AffinityError) -> None:
-        """Store every result, then settle its delivery."""
+        """Store every result, then settle its delivery. Side by side: none waits for another's store or broker."""
         if isinstance(reply, AffinityError):
-            for started in batch.jobs:
-                await self._settle_one(batch, started, self._blame(batch, started, reply), 0.0, False)
-            return
-        for index, (started, result) in enumerate(zip(batch.jobs, reply.results, strict=True)):
-            await self._settle_one(batch, started, result, reply.exec_s, batch.cold and index == 0)
+            settling = [self._settle_one(batch, s, self._blame(batch, s, reply), 0.0, False) for s in batch.jobs]
+        else:
+            results = enumerate(zip(batch.jobs, reply.results, strict=True))
+            settling = [self._settle_one(batch, s, r, reply.exec_s, batch.cold and i == 0) for i, (s, r) in results]
+        await asyncio.gather(*settling)
 
     async def hand_back(self, jobs: Sequence[Started]) -> None:
         """A stopping worker gives back what it started: queued again, no attempt used."""
@@ -187,7 +187,11 @@ class BatchRunner:
     async def _refuse_stranger(self, delivery: Delivery, attempt: Attempt, answer: StartAnswer) -> None:
         """A message with other content under a taken id, from outside: the job of that id is not this one."""
         if answer.verdict is Verdict.STARTED:
-            await self._services.store.give_back(attempt, None, False, self._services.clock.now())
+            await self._insist(
+                "hand-back",
+                Started(delivery, attempt, answer.job),
+                lambda: self._services.store.give_back(attempt, None, False, self._services.clock.now()),
+            )
         conflict = IdConflict(f"job {answer.job.id} exists with other content; use another id for other content")
         await self.bury(delivery, conflict, answer.job.spec.model)
 

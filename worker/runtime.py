@@ -56,6 +56,9 @@ log = structlog.get_logger(__name__)
 DISARM_AFTER_S = 0.02
 """Jobs shorter than this keep the consumers running: stopping and starting them would cost more than it gives."""
 
+BACKLOG_S = 0.01
+"""A job that a consumer brought and that is younger than this has none before it: the store is not asked for more."""
+
 LOOK_EVERY_S = 0.05
 """Shortest time between two looks at the fleet: hints come in bursts."""
 
@@ -115,6 +118,7 @@ class Worker:
         self._batches_running = self._tasks.group()
         self._abandoned = False
         self._dry = False
+        self._fresh = False
         self._look_wanted = True
         self._looked_at = 0.0
         self._wake_at: float | None = None
@@ -147,8 +151,6 @@ class Worker:
         """Leave: no new work, what runs is finished within the grace time, the rest is handed back."""
         self._stopping = True
         self._events.put_nowait(Hinted())
-
-    # -- what happened ---------------------------------------------------------------------------------------------
 
     async def _next_events(self) -> None:
         """Wait for an event or the next deadline, then handle all that is there."""
@@ -196,7 +198,7 @@ class Worker:
     def _ran(self, event: Ran) -> None:
         self._state.ran(event.model, event.exec_s or 0.0, self._services.clock.now())
         self._batch = None
-        self._dry = False
+        self._dry = self._fresh and self._intray.armed
         self._look_wanted = self._look_wanted or self._unmet
         if event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
             self._restart_s = RESTART_FIRST_S
@@ -214,8 +216,6 @@ class Worker:
 
     def _displaced(self, _: Displaced) -> None:
         raise InvariantBroken(f"another process is {self._services.identity.worker}: give each its own WORKER_ID")
-
-    # -- the executor ----------------------------------------------------------------------------------------------
 
     def _executor_stopped(self, reason: str) -> None:
         """It died, or we stopped it for something that took too long."""
@@ -252,8 +252,6 @@ class Worker:
             probe.observe(self._services.device.uuid, self._executor_pid, 0)
         await executor.start()
         self._executor_pid = executor.pid
-
-    # -- what to do now --------------------------------------------------------------------------------------------
 
     async def _act(self) -> None:
         if not self._able or self._stopping:
@@ -303,6 +301,7 @@ class Worker:
         if not started:
             return
         now = self._services.clock.now()
+        self._fresh = self._dry and now - started[0].job.created_at < BACKLOG_S
         load_s = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
         self._batch = Batch(entry, started, cold=load_s is not None, load_s=load_s or 0.0, started_at=now)
@@ -348,8 +347,6 @@ class Worker:
             self._tasks.spawn(self._sorter.give_up(give_up.model, give_up.error), "give up")
         if self._course.current is None and (load := made.load(worker)):
             self._course.begin(load)
-
-    # -- beside the loop -------------------------------------------------------------------------------------------
 
     async def _hear_hints(self) -> None:
         async for _ in self._services.fleet.wakes():

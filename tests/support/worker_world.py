@@ -143,8 +143,7 @@ class FakeExecutor(Executor):
             self.die("ended with exit status 70")
             raise ExecutorDied("executor fake ended with exit status 70")
         if "hang" in failures:
-            self._pauses[f"run {model}"] = Pause()
-            await self._reach(f"run {model}")
+            await self._reach(f"run {model}", Pause())
         results = tuple(_result(entry, value) for value in inputs)
         return BatchReply(results, self.exec_s, self._size(entry) + self.grown.get(model, 0), self.total_bytes)
 
@@ -167,17 +166,19 @@ class FakeExecutor(Executor):
         self._models.clear()
         return ExecutorDied(f"executor fake {reason}")
 
-    async def _reach(self, call: str) -> None:
-        """Go as far as the test lets it."""
+    async def _reach(self, call: str, hung: Pause | None = None) -> None:
+        """Go as far as the test lets it. Raises ``ExecutorDied`` where the executor ends first."""
         end = self._end
         if end is None:
             raise ExecutorDied("executor fake is not running")
-        self.asked.append(call)
-        paused = self._pauses.get(call)
+        if hung is None:
+            self.asked.append(call)
+        paused = hung or self._pauses.get(call)
         waiting = asyncio.ensure_future(paused.hold() if paused else asyncio.sleep(0))
         self._pending.add(waiting)
         try:
-            await asyncio.wait({waiting, end}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {waiting, end}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._pending.discard(waiting)
             waiting.cancel()

@@ -11,6 +11,7 @@ import pytest
 
 from affinity.errors import ExecutorDied, JobFailed, StoreUnavailable
 from affinity.fleet import GIB
+from affinity.io.ports import Delivery
 from affinity.job import Job, JobError, JobSpec, JobState
 from affinity.policy import Load
 from tests.support.executors import synthetic
@@ -94,7 +95,7 @@ async def test_a_fallback_delivery_is_held_while_store_or_broker_is_away(world: 
     await world.submit("j1")
     arrived: list[object] = []
 
-    async def sort_without(delivery) -> None:
+    async def sort_without(delivery: Delivery) -> None:
         arrived.append(delivery)
         world.stores.down, world.broker.down = away == "store", away == "broker"
         await sorter.arrived(delivery)
@@ -158,6 +159,37 @@ async def test_whether_a_disowned_job_is_over_is_asked_until_the_store_answers(w
     assert world.places("j1") == QUEUE
 
 
+async def test_a_failed_job_keeps_its_delivery_until_the_broker_has_its_letter(world: WorkerWorld, runner: BatchRunner):
+    await world.waiting("j1")
+    jobs = await runner.start(await world.take())
+    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    world.broker.down = True
+    world.tasks.spawn(runner.settle(batch, JobFailed("raised")), "settle")
+    await asyncio.sleep(0.2)  # Long enough that handing back at once would be seen.
+    assert await world.state("j1") is JobState.FAILED
+    assert world.places("j1") == ("hands",)
+    world.broker.down = False
+    await world.quiet()
+    assert world.buried() == [("j1", "job_failed")]
+    assert world.places("j1") == ("dead",)
+
+
+async def test_results_are_stored_while_a_neighbours_letter_waits_for_the_broker(
+    world: WorkerWorld, runner: BatchRunner
+):
+    await world.waiting("j1")
+    await world.waiting("j2")
+    jobs = await runner.start(await world.take())
+    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    world.broker.down = True
+    world.tasks.spawn(runner.settle(batch, BatchReply((JobFailed("raised"), "two"), 0.1, 1, 1)), "settle")
+    await asyncio.sleep(0.2)  # The store is there: nothing need be waited for.
+    state = await world.state("j2")
+    world.broker.down = False
+    await world.quiet()
+    assert state is JobState.SUCCEEDED
+
+
 class SightsOne(FakeJobStore):
     """The world's store, which goes away after its first sighting of a job."""
 
@@ -179,15 +211,6 @@ async def test_giving_up_hands_everything_back_when_the_store_goes_away_midway(w
     await Sorter(services, BatchRunner(services, world.tasks), world.tasks).give_up("m", HOPELESS)
     await world.quiet()
     assert [world.places(j) for j in ("j1", "j2", "j3", "j4")] == [("dead",), QUEUE, QUEUE, QUEUE]
-
-
-async def test_the_delivery_that_met_the_outage_while_giving_up_is_handed_back(world: WorkerWorld):
-    await world.waiting("j1")
-    await world.waiting("j2")
-    services = replace(world.services, store=SightsOne(world))
-    await Sorter(services, BatchRunner(services, world.tasks), world.tasks).give_up("m", HOPELESS)
-    await held(world, "j2")
-    assert world.places("j1") == ("dead",)
 
 
 # -- loading and the executor ------------------------------------------------------------------------------------------

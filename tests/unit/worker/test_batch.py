@@ -1,5 +1,7 @@
 """Settlement is total: every verdict and every outcome ends in exactly one of ack, requeue and dead letter."""
 
+from dataclasses import replace
+
 import pytest
 
 from affinity.errors import (
@@ -12,11 +14,13 @@ from affinity.errors import (
     OutOfVram,
     PayloadTooLarge,
     StoppedWithBatch,
+    StoreUnavailable,
     WorkerLost,
 )
-from affinity.job import MAX_LOSSES, JobError, JobState, StartKind
+from affinity.job import MAX_LOSSES, Attempt, JobError, JobState, StartKind
 from tests.support.executors import synthetic
-from tests.support.job_samples import an_attempt
+from tests.support.fake_job_store import FakeJobStore
+from tests.support.job_samples import a_spec, an_attempt
 from tests.support.worker_world import WorkerWorld, a_worker_world
 from worker.batch import Batch, BatchRunner, Started
 from worker.executor import BatchReply
@@ -241,7 +245,52 @@ async def test_another_job_under_a_taken_id_is_buried_also_in_a_models_own_queue
     await runner.settle(batch(world, await started(world, runner, "j1")), reply("one"))
     world.foreign(b'{"id": "j1", "input": {"n": 2}}', "t.model.m")
     assert await runner.start(await world.take()) == []
+    await world.quiet()
     assert world.buried() == [("j1", "id_conflict")]
+
+
+async def test_another_job_under_the_id_of_one_that_waits_leaves_that_one_waiting(
+    world: WorkerWorld, runner: BatchRunner
+):
+    await world.stores.jobs.sight(a_spec("j1"), world.clock.now(), world.clock.now())
+    world.foreign(b'{"id": "j1", "input": {"n": 2}}', "t.model.m")
+    assert await runner.start(await world.take()) == []
+    await world.quiet()
+    assert world.buried() == [("j1", "id_conflict")]
+    job = await world.job("j1")
+    assert (job.state, job.attempts, job.losses, job.spec.input) == ("queued", 0, 0, a_spec().input)
+
+
+async def test_another_job_under_the_id_of_one_that_runs_is_buried_and_that_one_runs_on(
+    world: WorkerWorld, runner: BatchRunner
+):
+    await world.waiting("j1")
+    world.foreign(b'{"id": "j1", "input": {"n": 2}}', "t.model.m")
+    await world.stores.fleet.report(world.report(worker="w1", gpu=world.services.device.uuid))
+    (one,) = await started(world, runner, "j1")
+    await world.quiet()
+    assert world.buried() == [("j1", "id_conflict")]
+    await runner.settle(batch(world, [one]), reply("one"))
+    assert (await world.job("j1")).result == "one"
+    assert world.places("j1") == DEAD
+
+
+class NoGivingBack(FakeJobStore):
+    """The world's store, which goes away just before something is given back to it."""
+
+    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+        raise StoreUnavailable("Redis at fake:0 failed: it went away just now")
+
+
+async def test_a_store_that_goes_away_while_a_stranger_is_refused_costs_no_other_job(world: WorkerWorld):
+    await world.stores.jobs.sight(a_spec("j1"), world.clock.now(), world.clock.now())
+    world.foreign(b'{"id": "j1", "input": {"n": 2}}', "t.model.m")
+    await world.waiting("j2")
+    store = NoGivingBack(world.stores, 1000.0, 1000)
+    store._records = world.stores.jobs._records
+    jobs = await BatchRunner(replace(world.services, store=store), world.tasks).start(await world.take())
+    await world.tasks.cancel()
+    assert [one.job.id for one in jobs] == ["j2"]
 
 
 # -- attempts that are no longer ours ----------------------------------------------------------------------------------

@@ -75,11 +75,9 @@ async def test_what_a_batch_really_took_is_reported_and_told_to_the_others(world
     world.executor.grown["m"] = GIB
     async with world.running():
         await warm(world, "m")
-        told = world.stores.fleet._measured
+        told, reports = world.stores.fleet._measured, world.stores.fleet._reports
         await world.until(lambda: ("m", "simulated") in told and told["m", "simulated"].footprint_bytes == 5 * GIB)
-        resident = (await sighting(world)).view.workers["w1"].holds("m")
-        assert resident is not None
-        assert resident.footprint_bytes == 5 * GIB
+        await world.until(lambda: reports["w1"].residents[0].footprint_bytes == 5 * GIB)
 
 
 async def test_while_a_batch_runs_nothing_waits_here_that_another_worker_could_serve(world: WorkerWorld):
@@ -288,10 +286,13 @@ async def test_stopping_in_the_middle_of_a_load_leaves_nothing_behind(world: Wor
 
 
 async def test_another_life_under_the_same_name_stops_the_worker(world: WorkerWorld):
-    with pytest.raises(InvariantBroken, match="give each its own WORKER_ID"):
+    async def life() -> None:
         async with world.running():
             await world.stores.fleet.report(world.report(worker="w1", epoch=2))
             await world.passing(lambda: False)
+
+    with pytest.raises(InvariantBroken, match="give each its own WORKER_ID"):
+        await life()
     assert set((await sighting(world)).view.workers) == {"w1"}, "the other life keeps its lease"
 
 
@@ -306,9 +307,42 @@ class BrokenStream(FakeEventStream):
 
 async def test_a_task_that_raises_stops_the_worker_and_it_still_leaves_properly(world: WorkerWorld):
     world.services = replace(world.services, events=BrokenStream(world.stores))
-    with pytest.raises(ZeroDivisionError, match="a bug"):
+
+    async def life() -> None:
         async with world.running():
             await world.submit("j1")
             await world.passing(lambda: False)
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        await life()
     await gone(world)
     assert world.places("j1") in {("model.m",), ("fallback",)}
+
+
+async def test_a_bug_while_a_batch_runs_stops_the_worker_and_the_job_is_delivered_again(world: WorkerWorld):
+    async def life() -> None:
+        async with world.running():
+            await warm(world, "m")
+            world.executor._models.clear()
+            await world.submit("j1")
+            await world.passing(lambda: False)
+
+    with pytest.raises(InvariantBroken, match="m is not resident"):
+        await life()
+    await gone(world)
+    assert world.places("j1") == ("model.m",)
+    assert world.buried() == []
+
+
+@pytest.mark.parametrize("call", ["unload v", "load m"])
+async def test_a_load_that_is_under_way_when_the_worker_stops_goes_no_further(call: str):
+    world = a_worker_world(replace(M, vram_gib=8.0), V, N)
+    async with world.running() as worker:
+        await warm(world, "v")
+        held_up = world.executor.pause(call)
+        await world.submit("j1", "m")
+        await world.passing(held_up.reached.is_set)
+        worker.stop()
+    assert await world.state("j1") is JobState.QUEUED
+    assert ("load m" in world.executor.asked) == (call == "load m")
+    await gone(world)

@@ -97,5 +97,23 @@ async def test_one_that_fails_while_it_is_cancelled_is_heard(tasks: Tasks, failu
     assert failures == [error]
 
 
+async def test_a_group_is_waited_for_and_cancelled_by_itself_and_heard_in_the_same_place(
+    tasks: Tasks, failures: list[BaseException]
+):
+    error = RuntimeError("a bug")
+    group = tasks.group()
+    ours = tasks.spawn(_until(asyncio.Event()), "ours")
+    theirs = group.spawn(_until(asyncio.Event()), "theirs")
+    group.spawn(fails(error), "bug")
+    await asyncio.sleep(0)
+    await group.cancel()
+    assert theirs.cancelled()
+    assert not ours.done()
+    assert await group.wait(0.0)
+    await asyncio.sleep(0)
+    assert failures == [error]
+    await tasks.cancel()
+
+
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
