@@ -80,6 +80,10 @@ async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socke
     finally:
         await rabbit.close()
         await link.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The loop takes its handlers away when it closes; a second signal would then kill us after a clean stop.
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _listen_and_serve(services: Services, listener: socket.socket) -> int:

@@ -182,6 +182,9 @@ def main() -> int:
             signal.signal(number, lambda *_: process.ask_to_stop())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(process.run())
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # The interpreter takes handlers away while it ends, but leaves what is ignored ignored.
+                signal.signal(number, signal.SIG_IGN)
     except (GpuUnavailable, OSError) as error:
         log.error("worker.failed", error=str(error))
         return EXIT_FAILED

@@ -125,7 +125,9 @@ class BatchRunner:
         else:
             results = enumerate(zip(batch.jobs, reply.results, strict=True))
             settling = [self._settle_one(batch, s, r, reply.exec_s, batch.cold and i == 0) for i, (s, r) in results]
-        await asyncio.gather(*settling)
+        async with asyncio.TaskGroup() as group:
+            for one in settling:
+                group.create_task(one)
 
     async def hand_back(self, jobs: Sequence[Started]) -> None:
         """A stopping worker gives back what it started: queued again, no attempt used."""

@@ -32,7 +32,7 @@ async def loads_per_model(client: httpx.AsyncClient) -> Counter[str]:
         workers = (await client.get("/workers")).raise_for_status().json()["workers"]
         # A process that serves several GPUs is several workers with one address.
         for url in sorted({worker["metrics_url"] for worker in workers}):
-            page = await client.get(f"{url.removesuffix('/metrics')}/metrics")
+            page = await client.get(url)
             loads.update(loads_in(page.raise_for_status().text))
     except httpx.HTTPError as error:
         raise JobsFailed(f"the workers' metrics cannot be read: {error}") from error

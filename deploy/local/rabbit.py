@@ -189,7 +189,9 @@ class PrivateRabbit:
             # With input allowed the start script replaces itself by the node, so that the child's pid is the node's
             # and SIGTERM is a clean stop; -noinput then keeps the node off our terminal.
             "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
+            # No busy waiting: idle schedulers would spin on the few cores that everything else here needs, too.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
+            " -kernel inet_dist_use_interface {127,0,0,1}",
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
         }
