@@ -6,6 +6,7 @@ shell does with the delivery) and, where a caller may see it, an HTTP ``status``
 AffinityError
 +- CallerError         REFUSE       the caller can mend it; nothing was kept
 |  +- UnknownModel, InvalidInput, PayloadTooLarge, NeverFits, UnknownJob, IdConflict, NotCancellable, Unauthorized
+|  +- UnknownWorker, UnknownOrder, CannotLoad, Pinned, NotUnpinnable
 +- Overloaded          REFUSE       ``retry_after_s`` says when to try again
 |  +- QueueFull, BrokerUnavailable, StoreUnavailable
 +- Transient           RETRY        another attempt may succeed
@@ -98,6 +99,41 @@ class NotCancellable(CallerError):
     """The job has already ended, or runs where it cannot be stopped."""
 
     code = "not_cancellable"
+    status = 409
+
+
+class UnknownWorker(CallerError):
+    """No live worker has that name."""
+
+    code = "unknown_worker"
+    status = 404
+
+
+class UnknownOrder(CallerError):
+    """There is no order of that id, or it ended too long ago."""
+
+    code = "unknown_order"
+    status = 404
+
+
+class CannotLoad(CallerError):
+    """The model cannot be loaded where an operator wants it, and waiting would not change that."""
+
+    code = "cannot_load"
+    status = 409
+
+
+class Pinned(CallerError):
+    """The model is to stay where it is: unpin it first."""
+
+    code = "pinned"
+    status = 409
+
+
+class NotUnpinnable(CallerError):
+    """The pin is not one that this request could take back: it is the catalogue's, or one for every worker."""
+
+    code = "not_unpinnable"
     status = 409
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from affinity.orders import NO_PINS, Order, Pins
+
 GIB = 1024**3
 
 
@@ -56,6 +58,7 @@ class Gpu:
 
     ``used_bytes`` is all the driver counts as used, ``foreign_bytes`` the part of it that other processes hold.
     ``reserve_bytes`` is kept free on purpose. ``utilization`` is 0 to 1, or ``None`` where the driver cannot say.
+    ``unreturned_bytes`` is what our executor still holds by the driver's word, and no model of ours accounts for.
     """
 
     uuid: str
@@ -66,6 +69,7 @@ class Gpu:
     foreign_bytes: int = 0
     reserve_bytes: int = 0
     utilization: float | None = None
+    unreturned_bytes: int = 0
 
     @property
     def free_bytes(self) -> int:
@@ -79,8 +83,8 @@ class Gpu:
 
     @property
     def capacity_bytes(self) -> int:
-        """What models may fill now: all but the reserve and what other processes hold."""
-        return max(0, self.usable_bytes - self.foreign_bytes)
+        """What models may fill now: all but the reserve, what other processes hold and what has not come back."""
+        return max(0, self.usable_bytes - self.foreign_bytes - self.unreturned_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,24 +187,35 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All live workers by id, as last reported, and the claims on loads (model -> worker). Advisory."""
+    """All live workers by id, as last reported, and the claims on loads (model -> worker). Advisory.
+
+    ``orders`` are those that wait, ``pins`` those set by hand: what an operator asked for.
+    """
 
     workers: Mapping[str, WorkerReport] = field(default_factory=lambda: MappingProxyType({}))
     claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    orders: tuple[Order, ...] = ()
+    pins: Pins = NO_PINS
 
     @classmethod
-    def of(cls, reports: Iterable[WorkerReport], claims: Mapping[str, str] | None = None) -> "FleetView":
+    def of(
+        cls,
+        reports: Iterable[WorkerReport],
+        claims: Mapping[str, str] | None = None,
+        orders: Iterable[Order] = (),
+        pins: Pins = NO_PINS,
+    ) -> "FleetView":
         """The view of these reports; of two reports of one worker the newer counts, in whatever order they come."""
         newest: dict[str, WorkerReport] = {}
         for report in reports:
             known = newest.get(report.worker)
             if known is None or report.version() > known.version():
                 newest[report.worker] = report
-        return cls(MappingProxyType(newest), MappingProxyType(dict(claims or {})))
+        return cls(MappingProxyType(newest), MappingProxyType(dict(claims or {})), tuple(orders), pins)
 
     def with_report(self, report: WorkerReport) -> "FleetView":
         """The view with one worker's newer report in place; an older one changes nothing."""
-        return FleetView.of([*self.workers.values(), report], self.claims)
+        return FleetView.of([*self.workers.values(), report], self.claims, self.orders, self.pins)
 
     def holders(self, model: str) -> tuple[WorkerReport, ...]:
         """Workers on which the model is ready or loading, by id."""

@@ -126,7 +126,7 @@ class Keys:
 
     def queued(self, model: str) -> str:
         """Sorted set: ids of a model's queued jobs, by the instant they were queued, in ms."""
-        return f"{self.namespace}:queued:{model}"
+        return self.index("queued", model)
 
     @property
     def demand(self) -> str:
@@ -182,6 +182,20 @@ class Keys:
     def measured(self) -> str:
         """Hash ``model|gpu type`` -> learned footprint and times, as JSON."""
         return f"{self.namespace}:measured"
+
+    @property
+    def orders(self) -> str:
+        """Hash ``model|worker`` -> id of the order that waits there (no worker: whichever is best). One each."""
+        return f"{self.namespace}:orders"
+
+    def order(self, order_id: str) -> str:
+        """Hash: one operator's order, while it waits and for an hour after it has ended."""
+        return f"{self.namespace}:order:{order_id}"
+
+    @property
+    def pins(self) -> str:
+        """Set of ``model|worker``: pinned there by hand (no worker: everywhere)."""
+        return f"{self.namespace}:pins"
 
     @property
     def wake(self) -> str:

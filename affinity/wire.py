@@ -32,6 +32,22 @@ MESSAGE_FIELDS = frozenset(
 )
 
 
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
+
+
+# Made once: json.dumps and json.loads make a new one for every value, which takes as long as a small value itself.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
 def rfc3339(at: float) -> str:
     """An instant as RFC 3339 in UTC, to the microsecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -50,17 +66,15 @@ def parse_rfc3339(text: str) -> float:
 
 def dumps(value: object) -> str:
     """Compact JSON. ASCII only: a lone surrogate from a producer cannot break an encoder further on."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def loads(text: str | bytes) -> object:
     """A JSON value; ``ValueError`` for anything else, ``NaN`` and ``Infinity`` and bottomless nesting included."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
+    if not isinstance(text, str):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=_finite)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 
@@ -203,13 +217,6 @@ def decode_measurement(text: str | bytes) -> Measurement:
 
 
 _REPORT_SCALARS = ("worker", "node", "epoch", "sequence", "as_of", "served_s", "draining", "lease_s", "metrics_url")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is too large for a number")
-    return value
 
 
 def _build(kind: type[Built], values: Mapping[str, Any]) -> Built:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import catalog_command, overhead, replay, report, simulate, system_test, workload
+from bench import catalog_command, overhead, replay, report, scenarios, simulate, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
@@ -16,6 +16,7 @@ OFFLINE: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "workload": workload.run,
     "catalog": catalog_command.run,
     "report": report.run,
+    "scenario": scenarios.run,
 }
 """Commands that need no running system."""
 
@@ -77,6 +78,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     workload.add_parser(commands)
     catalog_command.add_parser(commands)
     report.add_parser(commands)
+    scenarios.add_parser(commands)
     replay.add_parser(commands, url)
     return parser
 

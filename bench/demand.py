@@ -19,10 +19,14 @@ LEAST_SEEN_S = 1.0
 
 
 class Queues:
-    """First in, first out per model. ``demand`` is by model; rates are running means with time constant ``tau_s``."""
+    """First in, first out per model. Rates are running means with time constant ``tau_s``.
+
+    ``demand`` is by model; ``changed`` are the models whose demand is new, until whoever reads it clears it.
+    """
 
     def __init__(self, tau_s: float) -> None:
         self.demand: dict[str, Demand] = {}
+        self.changed: set[str] = set()
         self._tau_s = tau_s
         self._queued: dict[str, deque[TraceJob]] = {}
         self._sums: dict[str, float] = {}
@@ -65,6 +69,7 @@ class Queues:
 
     def _update(self, model: str, now: float) -> None:
         queue = self._queued[model]
+        self.changed.add(model)
         # As in the live store: a mean that is younger than its time constant would be low.
         seen_s = max(LEAST_SEEN_S, now - (self._began_at or 0.0))
         rate = self._rate(model, now) / (1.0 - math.exp(-seen_s / self._tau_s))

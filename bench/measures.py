@@ -41,6 +41,7 @@ def measures(run: Run, shape: FleetShape, bounds: tuple[float, float]) -> Measur
         "rare_wait_ratio": _rare_wait_ratio(run.jobs, latencies),
         "decision_us_p50": percentile(decisions, 50) / 1000 if decisions else None,
         "decision_us_p99": percentile(decisions, 99) / 1000 if decisions else None,
+        "decision_us_mean": sum(decisions) / len(decisions) / 1000 if decisions else None,
     }
 
 

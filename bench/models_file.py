@@ -5,7 +5,7 @@ beforehand), ``max_batch`` and ``pinned``.
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ def read_models(path: Path) -> dict[str, BenchModel]:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: is not JSON: {error}") from error
     if not isinstance(parsed, dict) or not parsed:
         raise BadInput(f'{path}: must be a JSON object like {{"a": {{"vram_gib": 4.0, "load_s": 0.4}}}}')
@@ -118,4 +118,5 @@ def _amount(name: str, field: str, value: object, problems: list[str]) -> float:
 
 def is_amount(value: object) -> bool:
     """True for a finite number that is not negative."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    # Compared first: a whole number that no float can hold is not finite for our purposes, and isfinite() raises.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max

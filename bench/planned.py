@@ -1,16 +1,16 @@
-"""Our policy under the simulator's protocol: ``affinity.policy.plan`` sees the fleet and the demand, and decides.
+"""Our policy under the simulator's protocol: ``affinity.policy.Planner`` is told what changes, and decides.
 
 Nothing is decided here. A ``Serve`` becomes the oldest queued jobs of its model, a ``Load`` is passed on as it is.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter_ns
-from types import MappingProxyType
+from typing import Protocol
 
-from affinity.fleet import FleetView
-from affinity.policy import GiveUp, Load, Plan, Serve, plan
+from affinity.fleet import Demand, ModelFacts, WorkerReport
+from affinity.policy import GiveUp, Load, Plan, Planner, Serve
 from affinity.policy.tuning import DEFAULT, Tuning
 from bench.demand import Queues
 from bench.scheduler import Bring, PolicyFault, Start, Step
@@ -23,32 +23,43 @@ RATE_TAU_S = 3000.0
 EXEC_WEIGHT = 0.2
 """Weight of the newest batch in a model's mean execution time, as in the worker."""
 
-Decide = Callable[..., Plan]
+
+class Asked(Protocol):
+    """What is told of changes and asked for plans: ``affinity.policy.Planner``, or a test's own."""
+
+    def report(self, report: WorkerReport) -> None:
+        """A worker says something new of itself."""
+
+    def ask(self, demand: Demand) -> None:
+        """The demand for a model has changed."""
+
+    def drop(self, model: str) -> None:
+        """Nobody asks for a model any more."""
+
+    def plan(self, now: float) -> Plan:
+        """What to do now."""
 
 
 class Planned:
-    """Asks ``decide`` about the whole fleet at every event. ``tuning`` is the policy's own, or that of an ablation."""
+    """Asks ``planner`` about the fleet at every event. ``tuning`` is the policy's own, or that of an ablation."""
 
     def __init__(
         self,
         world: World,
         name: str = "affinity",
         tuning: Tuning = DEFAULT,
-        decide: Decide = plan,
+        planner: Callable[[Mapping[str, ModelFacts], Tuning], Asked] = Planner,
         tau_s: float = RATE_TAU_S,
     ) -> None:
         self.name = name
         self.wake_at: float | None = None
         self.decisions_ns: array[int] = array("q")
-        self._decide = decide
-        self._tuning = replace(tuning, overlap=world.shape.load is LoadMode.OVERLAP)
         self._queues = Queues(tau_s)
         self._models = world.models
         self._facts = {model.name: model.facts(None) for model in world.models.values()}
         self._exec_s: dict[str, float] = {}
-        self._reports = {node.name: node.report(0.0) for node in world.nodes.values()}
-        self._view = FleetView(MappingProxyType(self._reports))
-        self._changed: set[str] = set()
+        self._planner = planner(self._facts, replace(tuning, overlap=world.shape.load is LoadMode.OVERLAP))
+        self._changed: set[str] = set(world.nodes)
 
     def arrived(self, job: TraceJob) -> None:
         self._queues.put(job)
@@ -78,12 +89,17 @@ class Planned:
                 raise PolicyFault(f"{decision.model} is given up at {now:.3f} s: {decision.error.message}")
 
     def _plan(self, world: World, now: float) -> Plan:
-        for name in self._changed:
-            self._reports[name] = world.nodes[name].report(now)
+        reports = [world.nodes[name].report(now) for name in sorted(self._changed)]
         self._changed.clear()
         self._queues.decay(now)
         began_ns = perf_counter_ns()
-        made = self._decide(self._view, self._queues.demand.values(), self._facts, now, tuning=self._tuning)
+        for report in reports:
+            self._planner.report(report)
+        for model in sorted(self._queues.changed):
+            demand = self._queues.demand.get(model)
+            self._planner.ask(demand) if demand else self._planner.drop(model)
+        self._queues.changed.clear()
+        made = self._planner.plan(now)
         self.decisions_ns.append(perf_counter_ns() - began_ns)
         self.wake_at = made.wake_at
         return made

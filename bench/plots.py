@@ -8,8 +8,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.cases import CURVE, FLEETS, OURS, STANDARD
+from bench.cases import CURVE, OURS, STANDARD
 from bench.measures import Measures
+from bench.rows import good, in_bounds, mean_of, number, policies
 
 mpl.use("Agg")
 OURS_COLOUR, SIZE_IN, DPI = "#c0392b", (9.0, 5.0), 110
@@ -17,7 +18,7 @@ OURS_COLOUR, SIZE_IN, DPI = "#c0392b", (9.0, 5.0), 110
 
 def draw(rows: Sequence[Measures], folder: Path) -> list[tuple[str, str]]:
     """Write the pictures. Returns ``(file name, caption)`` of each."""
-    good = [row for row in rows if "fault" not in row]
+    ended = good(rows)
     pictures = [
         ("latency-over-load.png", f"Mean latency over load ({CURVE}, Poisson)", _latency_over_load),
         ("mean.png", "Mean latency by workload, in lower bounds", _mean),
@@ -28,32 +29,16 @@ def draw(rows: Sequence[Measures], folder: Path) -> list[tuple[str, str]]:
             "Mean wait of models under 1 % of traffic, over the mean wait of all (3 is the limit)",
             _fairness,
         ),
-        ("fleets.png", "Mean latency of our policy by number of GPUs, in lower bounds", _fleets),
+        ("fleets.png", f"Mean latency by number of GPUs at the same load ({CURVE}), in lower bounds", _fleets),
+        ("ours-on-fleets.png", "Mean latency of our policy by number of GPUs, in lower bounds", _ours_on_fleets),
     ]
     for name, caption, paint in pictures:
         figure = Figure(figsize=SIZE_IN, layout="constrained")
         axes = figure.subplots()
         axes.set_title(caption)
-        paint(axes, good)
+        paint(axes, ended)
         figure.savefig(folder / name, dpi=DPI)
     return [(name, caption) for name, caption, _ in pictures]
-
-
-def number(row: Measures, measure: str) -> float:
-    """A measure of a row; not a number where there is none."""
-    value = row.get(measure)
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def mean_of(rows: Sequence[Measures], measure: str) -> float:
-    """Mean over rows; not a number without any."""
-    values = [number(row, measure) for row in rows]
-    return sum(values) / len(values) if values else float("nan")
-
-
-def in_bounds(row: Measures) -> float:
-    """Mean latency over its lower bound."""
-    return number(row, "mean_s") / number(row, "lower_bound_mean_s")
 
 
 def is_own_setting(row: Measures) -> bool:
@@ -61,13 +46,9 @@ def is_own_setting(row: Measures) -> bool:
     return row["setting"] == "own"
 
 
-def _policies(rows: Sequence[Measures]) -> list[str]:
-    return list(dict.fromkeys(str(row["policy"]) for row in rows))
-
-
 def _latency_over_load(axes: Axes, rows: Sequence[Measures]) -> None:
     curve = [row for row in rows if row["workload"] == CURVE and row["setting"] in ("own", "load")]
-    for policy in _policies(curve):
+    for policy in policies(curve):
         points: defaultdict[float, list[Measures]] = defaultdict(list)
         for row in (each for each in curve if each["policy"] == policy):
             points[number(row, "utilisation")].append(row)
@@ -93,30 +74,48 @@ def _loads(axes: Axes, rows: Sequence[Measures]) -> None:
 
 
 def _fairness(axes: Axes, rows: Sequence[Measures]) -> None:
-    rare = [row for row in rows if row["rare_wait_ratio"] is not None]
+    rare = [row for row in rows if row.get("rare_wait_ratio") is not None]
     _bars(axes, rare, "rare_wait_ratio", "rare over all", logarithmic=False)
     axes.axhline(3, color="grey", linestyle="--", linewidth=1)
 
 
 def _fleets(axes: Axes, rows: Sequence[Measures]) -> None:
+    for policy in policies(rows):
+        points = _by_size([row for row in rows if (row["workload"], row["policy"]) == (CURVE, policy)])
+        style = {"color": OURS_COLOUR, "linewidth": 2.5, "zorder": 5} if policy == OURS else {"alpha": 0.8}
+        if len(points) > 1:
+            axes.plot([*points], [*points.values()], marker="o", label=policy, **style)
+    _fleet_axes(axes)
+
+
+def _ours_on_fleets(axes: Axes, rows: Sequence[Measures]) -> None:
     for workload in STANDARD:
-        points = {
-            size: [row for row in rows if (row["workload"], row["policy"], row["workers"]) == (workload, OURS, size)]
-            for size in (*FLEETS, 8)
-        }
-        sizes = sorted(size for size in points if points[size])
-        if sizes:
-            means = [sum(map(in_bounds, points[size])) / len(points[size]) for size in sizes]
-            axes.plot(sizes, means, marker="o", label=workload)
-            axes.legend(fontsize="small")
+        points = _by_size([row for row in rows if (row["workload"], row["policy"]) == (workload, OURS)])
+        if len(points) > 1:
+            axes.plot([*points], [*points.values()], marker="o", label=workload)
+    _fleet_axes(axes)
+
+
+def _by_size(rows: Sequence[Measures]) -> dict[float, float]:
+    """Mean latency over its bound by number of GPUs, of the rows at their workload's own load and arrivals."""
+    steady = [row for row in rows if row["setting"] in ("own", "fleet")]
+    found: defaultdict[float, list[float]] = defaultdict(list)
+    for row in steady:
+        found[number(row, "workers")].append(in_bounds(row))
+    return {size: sum(found[size]) / len(found[size]) for size in sorted(found)}
+
+
+def _fleet_axes(axes: Axes) -> None:
     axes.set(xlabel="GPUs", ylabel="mean latency over lower bound", xscale="log", yscale="log")
+    if axes.lines:
+        axes.legend(fontsize="small", ncols=2)
 
 
 def _bars(axes: Axes, rows: Sequence[Measures], measure: str, label: str, *, logarithmic: bool) -> None:
     own = [row for row in rows if is_own_setting(row)]
-    groups, policies = list(dict.fromkeys(str(row["workload"]) for row in own)), _policies(own)
-    width = 0.85 / max(1, len(policies))
-    for place, policy in enumerate(policies):
+    groups, shown = list(dict.fromkeys(str(row["workload"]) for row in own)), policies(own)
+    width = 0.85 / max(1, len(shown))
+    for place, policy in enumerate(shown):
         heights = [
             mean_of([row for row in own if (row["workload"], row["policy"]) == (group, policy)], measure)
             for group in groups

@@ -14,12 +14,16 @@ from affinity.fleet import GIB
 from bench.baselines import POLICIES, scheduler
 from bench.measures import Measures, bounds_of, gap_closed, measures
 from bench.models_file import BadInput, BenchModel, read_models
-from bench.scheduler import PolicyFault
+from bench.scheduler import PolicyFault, Scheduler
 from bench.simulator import simulate
 from bench.trace import TraceJob, read_trace
 from bench.world import FleetShape, LoadMode, World
 
 GAP_BASELINE = "round-robin-lru"
+
+Watch = Callable[[Scheduler, World], Scheduler]
+"""Puts a watcher around a scheduler."""
+
 _COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -77,12 +81,13 @@ def simulated(
     seed: int,
     with_gap: bool = False,
     bar: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Measures:
     """The numbers of one run. Raises ``BadInput`` and ``PolicyFault``."""
     bounds = bounds_of(jobs, models, shape.workers)
     found: Measures = {"policy": policy, "seed": seed, "workers": shape.workers, "vram_gib": shape.vram_bytes / GIB}
     found |= {"load": str(shape.load), "host_cache_gib": shape.host_cache_bytes / GIB}
-    found |= _one(jobs, models, shape, policy, seed, bounds, bar)
+    found |= _one(jobs, models, shape, policy, seed, bounds, bar, watch)
     if with_gap:
         beside = _one(jobs, models, shape, GAP_BASELINE, seed, bounds, bar)
         found["gap_closed"] = gap_closed(_seconds(found["mean_s"]), _seconds(beside["mean_s"]), bounds[1])
@@ -97,13 +102,15 @@ def _one(
     seed: int,
     bounds: tuple[float, float],
     bar: Progress | None,
+    watch: Watch | None = None,
 ) -> Measures:
     world = World(shape, models)
+    asked = scheduler(policy, world, jobs, seed)
     told: Callable[[int], None] | None = None
     if bar:
         task = bar.add_task(policy, total=len(jobs))
         told = lambda done: bar.update(task, completed=done)  # noqa: E731
-    return measures(simulate(world, scheduler(policy, world, jobs, seed), jobs, told), shape, bounds)
+    return measures(simulate(world, watch(asked, world) if watch else asked, jobs, told), shape, bounds)
 
 
 def _seconds(value: object) -> float:

@@ -1,8 +1,10 @@
-"""What an operator sees of the system: health, documents, fleet, catalogue, metrics."""
+"""What an operator sees of the system and does by hand: health, documents, fleet, catalogue, orders, metrics."""
 
 # ruff: noqa: D103 - a check's name is the sentence it checks
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 
@@ -18,6 +20,7 @@ WORKER_METRICS = (
     "model_loads_total", "model_load_duration_seconds", "model_evictions_total", "model_resident_bytes", "worker_up",
 )  # fmt: skip
 WAIT_S = 60
+LOOK_EVERY_S = 0.1
 
 
 def the_process_says_it_is_healthy(api: Api) -> None:
@@ -57,6 +60,19 @@ def the_catalogue_has_echo_and_says_who_holds_what(api: Api) -> None:
         assert set(model["holders"]) <= workers, f"{name} is held by {model['holders']}, workers are {workers}"
 
 
+def a_model_is_loaded_pinned_and_unloaded_by_hand(api: Api) -> None:
+    _carried_out(api, _by_hand(api, "load"))
+    pinned = _by_hand(api, "pin")
+    assert pinned["pinned"], f"it is not pinned: {pinned}"
+    try:
+        answer = api.call("POST", "/models/{name}/unload", name="echo")
+        assert (answer.status_code, answer.json()["code"]) == (409, "pinned"), f"unload of a pinned one: {answer.text}"
+    finally:
+        pinned = _by_hand(api, "unpin")
+    assert not pinned["pinned"], f"it is still pinned: {pinned}"
+    _carried_out(api, _by_hand(api, "unload"))
+
+
 def a_job_is_explained_with_where_its_time_went(api: Api) -> None:
     job = api.submit("echo", {}, wait_s=WAIT_S)
     answer = api.call("GET", "/jobs/{job_id}/explain", job_id=job["id"])
@@ -92,6 +108,22 @@ def every_workers_metrics_can_be_scraped(api: Api) -> None:
         assert f'worker_up{{worker="{worker["id"]}"}} 1.0' in answer.text, f"{worker['id']}: worker_up is not 1"
 
 
+def _by_hand(api: Api, verb: str) -> dict[str, Any]:
+    answer = api.call("POST", f"/models/{{name}}/{verb}", name="echo", json={})
+    assert answer.status_code in (200, 202), f"{verb} answered {answer.status_code}: {answer.text[:300]}"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _carried_out(api: Api, asked: dict[str, Any]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    for order in asked["orders"]:
+        while order["state"] == "waiting" and time.monotonic() < deadline:
+            time.sleep(LOOK_EVERY_S)
+            order = api.call("GET", "/orders/{order_id}", order_id=order["id"]).json()  # noqa: PLW2901 - as it is by now
+        assert order["state"] == "done", f"{order['action']} is {order['state']}: {order['reason'] or order['outlook']}"
+
+
 def _produced(api: Api) -> float:
     for line in api.call("GET", "/metrics").text.splitlines():
         if line.startswith('messages_produced_total{model="echo"}'):
@@ -105,6 +137,7 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     the_interface_is_documented,
     every_worker_shows_its_gpu,
     the_catalogue_has_echo_and_says_who_holds_what,
+    a_model_is_loaded_pinned_and_unloaded_by_hand,
     a_job_is_explained_with_where_its_time_went,
     the_dispatchers_metrics_count_what_is_sent,
     every_workers_metrics_can_be_scraped,

@@ -65,8 +65,8 @@ def of_arrivals(arrivals: Iterable[tuple[float, str, float]]) -> Sequence[TraceJ
 def _job(line: bytes, number: int, models: Collection[str], not_before_s: float) -> TraceJob:
     try:
         fields = json.loads(line)
-    except ValueError as error:
-        # Bytes that are not UTF-8 end here too.
+    except (ValueError, RecursionError) as error:
+        # Bytes that are not UTF-8 end here too, and brackets in thousands.
         raise BadInput(f"is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise BadInput("must be a JSON object with arrival_s, model and exec_s")

@@ -17,8 +17,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from affinity.errors import CatalogInvalid
-from affinity.io.clock import SystemClock
+from affinity.errors import CatalogInvalid, StoreUnavailable
+from affinity.io.clock import StoreClock, store_clock
 from affinity.io.connection_settings import EXIT_BAD_SETTINGS, load_settings
 from affinity.io.events import RedisEventStream
 from affinity.io.fleet_store import RedisFleetStore
@@ -36,6 +36,9 @@ log = structlog.get_logger("dispatcher")
 
 BACKLOG = 2048
 EXIT_CRASHED = 1
+
+ALIGN_WITHIN_S = 1.0
+"""How long the start waits for the store's clock: a store that is away must not keep us from answering that it is."""
 
 
 class Server(uvicorn.Server):
@@ -63,6 +66,7 @@ def main() -> None:
 async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socket.socket) -> int:
     keys = Keys(settings.affinity_namespace)
     link = RedisLink(settings.store_url)
+    clock = store_clock(link)
     rabbit = Rabbit(settings.broker_url, Topology(settings.affinity_namespace), "dispatcher")
     services = Services(
         store=RedisJobStore(link, keys, settings.affinity_retention_s, settings.affinity_max_result_bytes),
@@ -70,20 +74,30 @@ async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socke
         events=RedisEventStream(link, keys),
         publisher=rabbit.publisher,
         check_store=partial(check_store, link),
-        clock=SystemClock(),
+        clock=clock,
         catalog=catalog,
         settings=settings,
     )
     await rabbit.open()
+    keeping = await _keep_time(clock)
     try:
         return await _listen_and_serve(services, listener)
     finally:
+        keeping.cancel()
         await rabbit.close()
         await link.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             # The loop takes its handlers away when it closes; a second signal would then kill us after a clean stop.
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
+
+
+async def _keep_time(clock: StoreClock) -> asyncio.Task[NoReturn]:
+    """Set the clock by the store's, if it is there, and go on doing so: the first jobs carry its instants already."""
+    with contextlib.suppress(StoreUnavailable, TimeoutError):
+        async with asyncio.timeout(ALIGN_WITHIN_S):
+            await clock.align()
+    return asyncio.create_task(clock.keep_aligned(), name="clock")
 
 
 async def _listen_and_serve(services: Services, listener: socket.socket) -> int:

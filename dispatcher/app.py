@@ -18,7 +18,7 @@ from dispatcher.fleet_glance import FleetGlance
 from dispatcher.limits import BodyLimit
 from dispatcher.metrics import DispatcherMetrics, RequestTimer
 from dispatcher.readiness import Watch
-from dispatcher.routes import explain, fleet, health, jobs, metrics, produce
+from dispatcher.routes import explain, fleet, health, jobs, metrics, orders, produce
 from dispatcher.services import Dispatcher, Services
 from dispatcher.submit import Submitter
 from dispatcher.waiting import Settlements
@@ -53,7 +53,7 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
         lifespan=lambda _: _running(dispatcher, on_crash),
     )
     app.state.dispatcher = dispatcher
-    for routes in (jobs, explain, fleet, health, metrics, produce):
+    for routes in (jobs, explain, fleet, orders, health, metrics, produce):
         app.include_router(routes.router)
     # The same endpoint once more, in front: FastAPI's own route takes a twentieth of a quick job's whole time to find
     # out that there is nothing to inject. The documented one stays, for the documentation.

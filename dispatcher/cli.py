@@ -1,54 +1,43 @@
 """``affinity``: the command line over HTTP.
 
-Exit codes: 0 fine; 1 the job ended, but not well; 2 wrong usage; 3 the dispatcher refused; 4 nobody answers; 5 the job
-was not over in the time given.
+Exit codes: 0 fine; 1 the job or order ended, but not well; 2 wrong usage; 3 the dispatcher refused; 4 nobody answers; 5
+it was not over in the time given.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from affinity.job import JobState
 from dispatcher import cli_output as show
-from dispatcher.client import MAX_WAIT_S, Client, Json, Refused, Unreachable
-
-EXIT_JOB_FAILED = 1
-EXIT_REFUSED = 3
-EXIT_UNREACHABLE = 4
-EXIT_NOT_OVER = 5
-
-DEFAULT_URL = "http://127.0.0.1:5000"
-
-
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """Whom the command line asks and where it prints. Tests bring their own."""
-
-    connect: Callable[[str, str | None], Client]
-    out: Console
-    err: Console
-
+from dispatcher.cli_orders import register
+from dispatcher.cli_shell import (
+    DEFAULT_URL,
+    EXIT_FAILED,
+    EXIT_NOT_OVER,
+    AsJson,
+    Key,
+    Shell,
+    Url,
+    client_of,
+    shell_of,
+)
+from dispatcher.client import MAX_WAIT_S, Client, Json
 
 app = typer.Typer(
     help="Submit jobs to an Affinity dispatcher and see what becomes of them.",
-    epilog="Exit codes: 0 fine, 1 job did not succeed, 2 usage, 3 refused, 4 no answer, 5 not over in time.",
+    epilog="Exit codes: 0 fine, 1 job or order failed, 2 usage, 3 refused, 4 no answer, 5 not over in time.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-Url = Annotated[str, typer.Option("--url", envvar="AFFINITY_URL", help="Where the dispatcher is.")]
-Key = Annotated[str | None, typer.Option("--api-key", envvar="AFFINITY_API_KEY", help="A key, if it asks for one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP interface has it.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 
 
@@ -73,7 +62,7 @@ def submit(
     job |= {name: value for name, value in given.items() if value is not None}
     if metadata:
         job["metadata"] = dict(_pair(text) for text in metadata)
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         answer = client.submit(job, min(wait_s, MAX_WAIT_S))
         if wait_s > MAX_WAIT_S:
             answer = _until_over(client, answer, wait_s - MAX_WAIT_S)
@@ -87,7 +76,7 @@ def get(
     context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
 ) -> None:
     """Show a job."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         job = client.get(job_id)
     _show_job(context, job, as_json)
 
@@ -102,7 +91,7 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Wait for a job to end, and show it."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         job = _until_over(client, client.get(job_id), timeout_s)
     _show_job(context, job, as_json)
     _exit_by_state(job)
@@ -113,9 +102,9 @@ def explain(
     context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
 ) -> None:
     """Say why a job waits, or how it came to run where it ran."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         answer = client.explain(job_id)
-    (show.print_json if as_json else show.print_explanation)(_shell(context).out, answer)
+    (show.print_json if as_json else show.print_explanation)(shell_of(context).out, answer)
 
 
 @app.command()
@@ -123,7 +112,7 @@ def cancel(
     context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
 ) -> None:
     """Cancel a job that has not started."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         job = client.cancel(job_id)
     _show_job(context, job, as_json)
 
@@ -140,9 +129,9 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         page = client.jobs(None if state is None else state.value, model, limit, cursor)
-    out = _shell(context).out
+    out = shell_of(context).out
     if as_json:
         show.print_json(out, page)
     else:
@@ -152,9 +141,9 @@ def jobs(
 @app.command()
 def workers(context: typer.Context, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False) -> None:
     """List the workers and what is in their VRAM."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         found = client.workers()
-    out = _shell(context).out
+    out = shell_of(context).out
     if as_json:
         show.print_json(out, {"workers": found})
     else:
@@ -164,13 +153,16 @@ def workers(context: typer.Context, url: Url = DEFAULT_URL, api_key: Key = None,
 @app.command()
 def models(context: typer.Context, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False) -> None:
     """List the catalogue, who holds each model and what waits for it."""
-    with _client(context, url, api_key) as client:
+    with client_of(context, url, api_key) as client:
         found = client.models()
-    out = _shell(context).out
+    out = shell_of(context).out
     if as_json:
         show.print_json(out, {"models": found})
     else:
         show.print_models(out, found)
+
+
+register(app)
 
 
 def run(arguments: Sequence[str], shell: Shell) -> int:
@@ -187,24 +179,6 @@ def main() -> None:
     sys.exit(run(sys.argv[1:], Shell(Client, Console(), Console(stderr=True))))
 
 
-def _shell(context: typer.Context) -> Shell:
-    return cast(Shell, context.obj)
-
-
-@contextmanager
-def _client(context: typer.Context, url: str, api_key: str | None) -> Iterator[Client]:
-    shell = _shell(context)
-    try:
-        with shell.connect(url, api_key) as client:
-            yield client
-    except Refused as error:
-        shell.err.print(Text(f"refused ({error.code}): {error}"))
-        raise typer.Exit(EXIT_REFUSED) from error
-    except Unreachable as error:
-        shell.err.print(Text(f"{error}; is it running? --url or AFFINITY_URL say where"))
-        raise typer.Exit(EXIT_UNREACHABLE) from error
-
-
 def _until_over(client: Client, job: Json, timeout_s: float | None) -> Json:
     """The job when it is over, or as it stands after ``timeout_s``."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -217,7 +191,7 @@ def _until_over(client: Client, job: Json, timeout_s: float | None) -> Json:
 
 
 def _show_job(context: typer.Context, job: Json, as_json: bool) -> None:
-    (show.print_json if as_json else show.print_job)(_shell(context).out, job)
+    (show.print_json if as_json else show.print_job)(shell_of(context).out, job)
 
 
 def _exit_by_state(job: Json) -> None:
@@ -225,7 +199,7 @@ def _exit_by_state(job: Json) -> None:
     if not state.terminal:
         raise typer.Exit(EXIT_NOT_OVER)
     if state is not JobState.SUCCEEDED:
-        raise typer.Exit(EXIT_JOB_FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _json_of(text: str) -> Any:

@@ -96,7 +96,10 @@ def print_workers(out: Console, workers: Sequence[Json]) -> None:
             w["gpu"]["name"],
             f"{gib(w['gpu']['used_bytes'])} of {gib(w['gpu']['total_bytes'])}",
             gib(w["gpu"]["foreign_bytes"]),
-            "\n".join(f"{r['model']} {gib(r['bytes'])} {r['state']}" for r in w["residents"]),
+            "\n".join(
+                f"{r['model']} {gib(r['bytes'])} {r['state']}{', pinned' if r['pinned'] else ''}"
+                for r in w["residents"]
+            ),
             "draining" if w["draining"] else "busy" if w["busy"] else "idle",
             seconds(w["lease_age_s"]),
         )
@@ -113,13 +116,40 @@ def print_models(out: Console, models: Sequence[Json]) -> None:
             m["runtime"],
             _size(m),
             ", ".join(m["holders"]),
+            _pinned(m),
             str(m["queued"]),
             "" if m["depth"] is None else str(m["depth"]),
             seconds(m["oldest_wait_s"]),
         )
         for m in models
     )
-    _table(out, ("model", "runtime", "size", "held by", "queued", "depth", "oldest wait"), rows)
+    _table(out, ("model", "runtime", "size", "held by", "pinned", "queued", "depth", "oldest wait"), rows)
+
+
+def print_asked(out: Console, answer: Json) -> None:
+    """What an operator's wish comes to: in a word, then what the plan does for each order."""
+    out.print(Text(answer["detail"]))
+    for order in answer["orders"]:
+        where = f"order {order['id']}{_on(order)}"
+        out.print(Text(f"{where}: {_outlook(order['outlook'])}" if order["outlook"] else where))
+
+
+def print_ends(out: Console, orders: Sequence[Json]) -> None:
+    """How far orders are, or how they ended."""
+    for order in orders:
+        why = order["reason"] or _outlook(order["outlook"])
+        out.print(Text(f"order {order['id']}{_on(order)} {order['state']}{f': {why}' if why else ''}"))
+
+
+def print_pin(out: Console, pin: Json) -> None:
+    """Where a model is pinned."""
+    if pin["pinned"]:
+        how = "by the catalogue" if pin["pinned_by"] == "catalogue" else "by hand"
+        out.print(Text(f"{pin['model']} is pinned on every worker, {how}"))
+    elif pin["pinned_on"]:
+        out.print(Text(f"{pin['model']} is pinned on {', '.join(pin['pinned_on'])}"))
+    else:
+        out.print(Text(f"{pin['model']} is not pinned"))
 
 
 def gib(size_bytes: int) -> str:
@@ -130,6 +160,24 @@ def gib(size_bytes: int) -> str:
 def seconds(value_s: float | None) -> str:
     """A duration for people; nothing for an unknown one."""
     return "" if value_s is None else f"{value_s:.3f} s" if value_s < 10 else f"{value_s:.0f} s"
+
+
+def _on(order: Json) -> str:
+    return f" on {order['worker']}" if order["worker"] else ""
+
+
+def _outlook(decision: Json | None) -> str:
+    """What the plan does for an order that waits."""
+    if decision is None:
+        return ""
+    if decision["kind"] == "load":
+        evicting = f", evicting {', '.join(decision['victims'])}" if decision["victims"] else ""
+        return f"{decision['worker']} loads it now{evicting}"
+    return f"{decision['worker']} evicts it" if decision["kind"] == "unload" else f"waits: {decision['reason']}"
+
+
+def _pinned(model: Json) -> str:
+    return "everywhere" if model["pinned"] else ", ".join(model["pinned_on"])
 
 
 def _size(model: Json) -> str:

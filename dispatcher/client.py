@@ -70,6 +70,26 @@ class Client:
         """The catalogue."""
         return cast(list[Json], self._ask("GET", "/models")["models"])
 
+    def load(self, model: str, worker: str | None = None) -> Json:
+        """Have a model loaded on a worker, or where it costs least; what will happen, as ``{detail, orders}``."""
+        return self._by_hand("load", model, worker)
+
+    def unload(self, model: str, worker: str | None = None) -> Json:
+        """Have a model leave a worker, or all that hold it; what will happen, as ``{detail, orders}``."""
+        return self._by_hand("unload", model, worker)
+
+    def pin(self, model: str, worker: str | None = None) -> Json:
+        """Have a model stay on a worker, or on all; where it is pinned now."""
+        return self._by_hand("pin", model, worker)
+
+    def unpin(self, model: str, worker: str | None = None) -> Json:
+        """Take back a pin set by hand; where the model is pinned now."""
+        return self._by_hand("unpin", model, worker)
+
+    def order(self, order_id: str) -> Json:
+        """How far an order is."""
+        return self._ask("GET", f"/orders/{_quoted(order_id)}")
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -81,6 +101,9 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _by_hand(self, verb: str, model: str, worker: str | None) -> Json:
+        return self._ask("POST", f"/models/{_quoted(model)}/{verb}", json={"worker": worker})
 
     def _ask(self, method: str, path: str, wait_s: int = 0, **more: Any) -> Json:
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
@@ -96,6 +119,6 @@ class Client:
         return answer
 
 
-def _quoted(job_id: str) -> str:
+def _quoted(name: str) -> str:
     """An id from a person as one segment of a path: a slash in it must not become another route."""
-    return quote(job_id, safe="")
+    return quote(name, safe="")

@@ -1,14 +1,20 @@
 """An explanation as JSON: why a job waits, or how it came to run where it ran."""
 
 from affinity.job import Job, StartKind
-from affinity.policy import Decision, GiveUp, Load, Serve, Wait
+from affinity.policy import Decision, GiveUp, Load, Serve, Unload, Wait
 from affinity.policy.eta import Eta
 from affinity.policy.explain import Explanation, reason_of
 from affinity.wire import rfc3339
 
 Json = dict[str, object]
 
-_KINDS: dict[type[Decision], str] = {Serve: "serve", Load: "load", GiveUp: "give_up", Wait: "wait"}
+_KINDS: dict[type[Decision], str] = {
+    Serve: "serve",
+    Load: "load",
+    Unload: "unload",
+    GiveUp: "give_up",
+    Wait: "wait",
+}
 
 
 def waiting_json(explanation: Explanation, ahead: int, queued: int, waited_s: float) -> Json:
@@ -17,7 +23,7 @@ def waiting_json(explanation: Explanation, ahead: int, queued: int, waited_s: fl
         "position": ahead + 1,
         "queued": queued,
         "waited_s": waited_s,
-        "decision": _decision_json(explanation.decision),
+        "decision": decision_json(explanation.decision),
         "candidates": [
             {"worker": c.worker, "standing": str(c.standing), "reason": c.reason} for c in explanation.candidates
         ],
@@ -55,7 +61,8 @@ def _ran_json(job: Job) -> Json:
     }
 
 
-def _decision_json(decision: Decision) -> Json:
+def decision_json(decision: Decision) -> Json:
+    """What the plan says."""
     until = decision.until if isinstance(decision, Wait) else None
     return {
         "kind": _KINDS[type(decision)],

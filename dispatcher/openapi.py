@@ -17,14 +17,15 @@ _BY_HAND: tuple[type[BaseModel], ...] = (
     schemas.BatchRequest,
     schemas.ProduceRequest,
     schemas.BatchProduceRequest,
+    schemas.OrderRequest,
     schemas.ProblemView,
 )
 
 _STATUSES = {
     400: "The body is not JSON (`malformed_json`)",
     401: "No known key (`unauthorized`)",
-    404: "There is no such model or job (`unknown_model`, `unknown_job`)",
-    409: "The id is taken by other content (`id_conflict`), or the job cannot be cancelled (`not_cancellable`)",
+    404: "There is no such model, job, worker or order (`unknown_model` and so on)",
+    409: "It cannot be done as things stand (`id_conflict`, `not_cancellable`, `cannot_load`, `pinned`, ...)",
     413: "Body or batch over its limit (`payload_too_large`)",
     415: "The body is not said to be JSON (`unsupported_media_type`)",
     422: "A field is wrong (`invalid_input`), or no GPU is large enough (`never_fits`)",
@@ -41,10 +42,10 @@ def problems(*statuses: int) -> Responses:
     return {status: {"description": _STATUSES[status], "content": content} for status in statuses}
 
 
-def body(model: type[BaseModel]) -> dict[str, Any]:
+def body(model: type[BaseModel], required: bool = True) -> dict[str, Any]:
     """The request body of a route, for its ``openapi_extra``."""
     content = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def headers(**described: str) -> dict[str, Any]:

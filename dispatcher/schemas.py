@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from affinity.job import DEFAULT_MAX_ATTEMPTS, JobState, StartKind
+from affinity.orders import Action, OrderState
 from affinity.policy.explain import Standing
 from affinity.wire import MAX_ATTEMPTS, MAX_SECONDS
 
@@ -66,11 +67,55 @@ class JobView(BaseModel):
 class DecisionView(BaseModel):
     """What the workers' common plan does for the job's model."""
 
-    kind: Literal["serve", "load", "give_up", "wait"]
+    kind: Literal["serve", "load", "unload", "give_up", "wait"]
     worker: str | None = Field(description="Who carries it out; null where all wait.")
     victims: list[str] = Field(description="Models that leave VRAM for it.")
     until: Instant | None = Field(description="When waiting may end by itself.")
     reason: str
+
+
+class OrderRequest(BaseModel):
+    """Where. May be left out."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"worker": "w1"}]})
+
+    worker: str | None = Field(
+        None,
+        min_length=1,
+        description="The worker's id. Left out: whichever is best to load, all to unload, pin, unpin.",
+    )
+
+
+class OrderView(BaseModel):
+    """An order by hand to load or unload a model on one worker. It ends once and for good."""
+
+    id: str
+    action: Action
+    model: str
+    worker: str | None = Field(description="Null: whichever is best.")
+    state: OrderState
+    asked_at: Instant
+    asked_by: str = Field(description="The caller's key, shortened beyond use, or address.")
+    expires_at: Instant = Field(description="Given up if it could not be carried out by then.")
+    ended_at: Instant | None
+    reason: str | None = Field(description="Why it ended so.")
+    outlook: DecisionView | None = Field(description="What the workers' common plan does for it while it waits.")
+
+
+class AskedView(BaseModel):
+    """What will happen. No orders: it is so already."""
+
+    detail: str
+    orders: list[OrderView]
+
+
+class PinView(BaseModel):
+    """Where a model is pinned, and by whom."""
+
+    model: str
+    pinned: bool = Field(description="On every worker.")
+    pinned_by: Literal["catalogue", "hand"] | None = Field(description="Who pinned it on every worker.")
+    pinned_on: list[str] = Field(description="Workers on which it is pinned by hand.")
 
 
 class CandidateView(BaseModel):
@@ -188,6 +233,7 @@ class ResidentView(BaseModel):
     bytes: int
     state: Literal["loading", "ready", "draining"]
     running: int = Field(description="Jobs that run on it now.")
+    pinned: bool = Field(description="Never evicted, because of the catalogue or by hand.")
     loaded_at: Instant
     last_used_at: Instant
 
@@ -228,7 +274,10 @@ class ModelView(BaseModel):
     runtime: str
     max_batch: int
     timeout_s: float
-    pinned: bool
+    pinned: bool = Field(description="Never evicted from any worker, because of the catalogue or by hand.")
+    pinned_by: Literal["catalogue", "hand"] | None
+    pinned_on: list[str] = Field(description="Workers on which it is pinned by hand.")
+    orders: list[OrderView] = Field(description="What was asked for by hand and waits.")
     declared_bytes: int | None
     holders: list[str] = Field(description="Workers on which it is resident or loading.")
     queued: int = Field(description="Accepted jobs that have not started.")

@@ -33,12 +33,14 @@ class NoOptions:
 class SyntheticOptions:
     """``exec_s`` is the cost of a batch, however many jobs are in it: GPUs are like that.
 
-    ``load_fail`` fails every load; ``echo`` returns the input as the result.
+    ``load_s`` is from disk; ``reload_s``, by default a tenth of it, from the host's memory. ``load_fail`` fails every
+    load; ``echo`` returns the input as the result.
     """
 
     __pydantic_config__ = _CLOSED
 
     load_s: Seconds = 0.0
+    reload_s: Seconds | None = None
     exec_s: Seconds = 0.0
     load_fail: Failure | None = None
     echo: Annotated[bool, Field(strict=True)] = False

@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from affinity.errors import AffinityError, CatalogInvalid, StoreUnavailable
-from affinity.io.clock import SystemClock
+from affinity.io.clock import StoreClock, store_clock
 from affinity.io.connection_settings import EXIT_BAD_SETTINGS, load_settings
 from affinity.io.events import RedisEventStream
 from affinity.io.fleet_store import RedisFleetStore
@@ -45,6 +45,7 @@ class Links:
     redis: RedisLink
     heartbeat: RedisLink
     rabbit: Rabbit
+    clock: StoreClock
 
 
 class Process:
@@ -68,21 +69,25 @@ class Process:
         if self._asked_to_stop:
             return
         settings = self._settings
+        heartbeat = RedisLink(settings.store_url, HEARTBEAT)
         links = Links(
             redis=RedisLink(settings.store_url),
-            heartbeat=RedisLink(settings.store_url, HEARTBEAT),
+            heartbeat=heartbeat,
             rabbit=Rabbit(settings.broker_url, self._topology, f"worker {settings.worker_id}"),
+            clock=store_clock(heartbeat),
         )
         server = MetricsServer(self._metrics, settings.worker_metrics_host, settings.worker_metrics_port, self._health)
         await server.start()
         await links.rabbit.open()
         log.info("worker.starts", worker=settings.worker_id, metrics=server.url)
+        keeping = asyncio.create_task(links.clock.keep_aligned(), name="clock")
         try:
             async with asyncio.TaskGroup() as group:
                 ids: Mapping[str, str] = worker_ids(settings, self._probe.devices())
                 for device in self._probe.devices():
                     group.create_task(self._serve(device, ids[device.uuid], links, server.url))
         finally:
+            keeping.cancel()
             await links.rabbit.close()
             for link in (links.redis, links.heartbeat):
                 with contextlib.suppress(StoreUnavailable):
@@ -104,7 +109,7 @@ class Process:
 
     async def _serve(self, device: GpuDevice, name: str, links: Links, url: str) -> None:
         fleet = RedisFleetStore(links.redis, self._keys)
-        epoch = await self._take_gpu(device, name, fleet)
+        epoch = await self._take_gpu(device, name, fleet, links.clock)
         if epoch is None:
             return
         identity = Identity(name, self._settings.worker_id, epoch, f"{url}/metrics")
@@ -115,11 +120,12 @@ class Process:
             worker.stop()
         await worker.run()
 
-    async def _take_gpu(self, device: GpuDevice, name: str, fleet: RedisFleetStore) -> int | None:
+    async def _take_gpu(self, device: GpuDevice, name: str, fleet: RedisFleetStore, clock: StoreClock) -> int | None:
         """The epoch under which this GPU is ours; waits while another worker has it. ``None``: we were stopped."""
         said = ""
         while not self._stopping.is_set():
             try:
+                await clock.align()  # Before the first report: instants by another clock would mislead the fleet.
                 if await fleet.lease_gpu(device.uuid, name, self._settings.worker_lease_s):
                     return await fleet.next_epoch()
                 reason = "another worker serves it"
@@ -147,6 +153,7 @@ class Process:
                 torch_device=probe.torch_device,
                 limit_bytes=device.total_bytes if simulated else None,
                 label=identity.worker,
+                host_cache_bytes=settings.host_cache_bytes,
             ),
             topology=self._topology,
             catalog=self._catalog,
@@ -158,7 +165,7 @@ class Process:
             events=RedisEventStream(links.redis, self._keys),
             publisher=links.rabbit.publisher,
             intake=links.rabbit.intake(identity.worker),
-            clock=SystemClock(),
+            clock=links.clock,
             metrics=self._metrics,
         )
 

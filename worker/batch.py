@@ -24,8 +24,8 @@ from affinity.errors import (
     UndecodableMessage,
     UnknownJob,
 )
-from affinity.io.ports import DeadLetter, Delivery, StartAnswer, Verdict
-from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
+from affinity.io.ports import DeadLetter, Delivery, Verdict
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind
 from affinity.wire import decode_message
 from models.catalog import ModelEntry
 from worker.executor import BatchReply
@@ -39,26 +39,35 @@ Answer = TypeVar("Answer")
 HOLD_S = 1.0
 """How long a delivery that cannot be decided now (its job runs elsewhere, the store is away) stays in our hands."""
 
+EARLY_BELOW_S = 0.05
+"""A batch expected to be shorter runs while the store is still being asked: at most so much of the GPU's time is lost
+on a job that may not start. Decision 0006 has the reasons."""
+
 
 @dataclass(slots=True)
 class Started:
-    """A job this worker has started, and the delivery that brought it."""
+    """A job this worker has started, and the delivery that brought it. ``in_hand`` until that is settled, or left to
+    somebody who will. While the store has yet to say whether it may start, ``job`` is as its delivery has it.
+    """
 
     delivery: Delivery
     attempt: Attempt
     job: Job
+    in_hand: bool = True
 
 
 @dataclass(slots=True)
 class Batch:
     """Jobs of one model that run together. ``cold`` is true for the first batch after its load, which took
-    ``load_s``."""
+    ``load_s``. ``early``: they run while the store is being asked (``starting``) which of them may."""
 
     entry: ModelEntry
     jobs: list[Started]
     cold: bool
     load_s: float
     started_at: float
+    early: bool = False
+    starting: asyncio.Task[None] | None = None
 
     @property
     def timeout_s(self) -> float:
@@ -68,6 +77,12 @@ class Batch:
     def limit_s(self, spec: JobSpec) -> float:
         """How long that job may run."""
         return self.entry.timeout_s if spec.timeout_s is None else spec.timeout_s
+
+    async def granted(self) -> list[Started]:
+        """Those that the store let start. Waits for its answer where they are ``early``."""
+        if self.starting:
+            await self.starting
+        return [started for started in self.jobs if started.in_hand]
 
 
 class BatchRunner:
@@ -79,7 +94,13 @@ class BatchRunner:
 
     async def start(self, deliveries: Sequence[Delivery]) -> list[Started]:
         """Start what may start, as one step in the store; settle or hold the rest."""
-        asked: list[tuple[Delivery, Attempt, JobSpec, float]] = []
+        jobs = await self.read(deliveries)
+        await self._ask(jobs)
+        return [started for started in jobs if started.in_hand]
+
+    async def read(self, deliveries: Sequence[Delivery]) -> list[Started]:
+        """The jobs in these deliveries, for a batch that is ``early``. What cannot be read is buried."""
+        jobs = []
         now = self._services.clock.now()
         identity = self._services.identity
         for delivery in deliveries:
@@ -89,26 +110,33 @@ class BatchRunner:
                 await self.bury(delivery, error, "")
                 continue
             attempt = Attempt(spec.id, uuid.uuid4().hex, identity.worker, identity.epoch)
-            asked.append((delivery, attempt, spec, now if created_at is None else created_at))
+            job = Job(spec, JobState.QUEUED, now if created_at is None else created_at)
+            jobs.append(Started(delivery, attempt, job))
+        return jobs
+
+    async def _ask(self, jobs: Sequence[Started]) -> None:
+        """Ask the store which of them may start. The others' deliveries are settled or held."""
+        asked = [(started.attempt, started.job.spec, started.job.created_at) for started in jobs]
         try:
-            answers = await self._services.store.start([(a, s, c) for _, a, s, c in asked], now) if asked else []
+            answers = await self._services.store.start(asked, self._services.clock.now()) if asked else []
         except StoreUnavailable as error:
             log.warning("store.unavailable", error=error.message, held=len(asked))
-            for delivery, *_ in asked:
-                self.requeue_later(delivery)
-            return []
-        started = []
-        for (delivery, attempt, spec, _), answer in zip(asked, answers, strict=True):
-            if answer.job.spec is not spec and answer.job.spec.digest != spec.digest:
-                self._tasks.spawn(self._refuse_stranger(delivery, attempt, answer), "refuse stranger")
-            elif answer.verdict is Verdict.STARTED:
-                started.append(Started(delivery, attempt, answer.job))
-            else:
-                await self._decline(delivery, answer.verdict, answer.job)
-        return started
+            for started in jobs:
+                if started.in_hand:
+                    started.in_hand = False
+                    self._tasks.spawn(self._undo(started), "undo")
+            return
+        for started, answer in zip(jobs, answers, strict=True):
+            if answer.verdict is Verdict.STARTED:
+                started.job = answer.job
+            elif started.in_hand:  # Else its result is stored: the answer had been lost, and this is the second one.
+                started.in_hand = False
+                await self._decline(started.delivery, answer.verdict, answer.job)
 
     async def run(self, batch: Batch) -> BatchReply:
         """Run it on the executor. Raises ``Transient`` when the batch as a whole came to nothing."""
+        if batch.early:  # As a task: its turn comes once the inputs are on their way.
+            batch.starting = self._tasks.spawn(self._ask(batch.jobs), "start")
         try:
             async with asyncio.timeout(batch.timeout_s):
                 return await self._services.executor.run(
@@ -119,12 +147,18 @@ class BatchRunner:
             raise JobTimeout(f"ran longer than {batch.timeout_s:g} s and was stopped with its executor") from None
 
     async def settle(self, batch: Batch, reply: BatchReply | AffinityError) -> None:
-        """Store every result, then settle its delivery. Side by side: none waits for another's store or broker."""
+        """Store every result, then settle its delivery. Side by side: none waits for another's store or broker.
+
+        What came out of a job that the store did not let start is dropped: it is nobody's result.
+        """
         if isinstance(reply, AffinityError):
             settling = [self._settle_one(batch, s, self._blame(batch, s, reply), 0.0, False) for s in batch.jobs]
         else:
             results = enumerate(zip(batch.jobs, reply.results, strict=True))
             settling = [self._settle_one(batch, s, r, reply.exec_s, batch.cold and i == 0) for i, (s, r) in results]
+        if len(settling) == 1:  # The usual case, and so on its way before anything else has its turn.
+            await settling[0]
+            return
         async with asyncio.TaskGroup() as group:
             for one in settling:
                 group.create_task(one)
@@ -186,16 +220,14 @@ class BatchRunner:
 
         self._tasks.spawn(later(), "hold")
 
-    async def _refuse_stranger(self, delivery: Delivery, attempt: Attempt, answer: StartAnswer) -> None:
-        """A message with other content under a taken id, from outside: the job of that id is not this one."""
-        if answer.verdict is Verdict.STARTED:
-            await self._insist(
-                "hand-back",
-                Started(delivery, attempt, answer.job),
-                lambda: self._services.store.give_back(attempt, None, False, self._services.clock.now()),
-            )
-        conflict = IdConflict(f"job {answer.job.id} exists with other content; use another id for other content")
-        await self.bury(delivery, conflict, answer.job.spec.model)
+    async def _undo(self, started: Started) -> None:
+        """The store did not answer, and may have recorded the start all the same: it would count as running for as long
+        as we live. The delivery does not wait for that, since another worker may reach the store.
+        """
+        await asyncio.sleep(HOLD_S)
+        await started.delivery.requeue()
+        attempt, store, clock = started.attempt, self._services.store, self._services.clock
+        await self._insist("hand-back", started, lambda: store.give_back(attempt, None, False, clock.now()))
 
     async def _decline(self, delivery: Delivery, verdict: Verdict, job: Job) -> None:
         match verdict:
@@ -204,6 +236,9 @@ class BatchRunner:
             case Verdict.EXHAUSTED:
                 lost = job.error or AttemptsExhausted("lost too often")
                 self._tasks.spawn(self._bury_failed(delivery, lost, job.spec.model), "bury")
+            case Verdict.STRANGER:
+                conflict = IdConflict(f"job {job.id} exists with other content; use another id for other content")
+                self._tasks.spawn(self.bury(delivery, conflict, job.spec.model), "bury")
             case _:
                 log.info("delivery.dropped", job=job.id, state=job.state)
                 await delivery.ack()
@@ -211,9 +246,13 @@ class BatchRunner:
     async def _settle_one(
         self, batch: Batch, started: Started, result: object | AffinityError, exec_s: float, cold: bool
     ) -> None:
-        if isinstance(result, Transient) and not self._last_attempt(started, result):
-            await self._retry(batch, started, result)
-            return
+        if isinstance(result, AffinityError):
+            await batch.granted()
+            if not started.in_hand:
+                return
+            if isinstance(result, Transient) and not self._last_attempt(started, result):
+                await self._retry(batch, started, result)
+                return
         error = self._final_error(started, result) if isinstance(result, AffinityError) else None
         outcome = Outcome(
             start=StartKind.COLD if cold else StartKind.WARM,
@@ -222,17 +261,32 @@ class BatchRunner:
             result=None if error else result,
             error=error,
         )
-        owned = await self._insist(
-            "result", started, lambda: self._services.store.finish(started.attempt, outcome, self._services.clock.now())
-        )
+        owned = await self._finish(batch, started, outcome)
+        if owned:
+            self._count(batch, started, outcome)
+        if not started.in_hand:
+            return
+        started.in_hand = False
         if not owned:
             await self._disown(started)
-            return
-        self._count(batch, started, outcome)
-        if error:
+        elif error:
             await self._bury_failed(started.delivery, error, batch.entry.name)
         else:
             await started.delivery.ack()
+
+    async def _finish(self, batch: Batch, started: Started, outcome: Outcome) -> bool:
+        """Whether the outcome is stored. It may be sent behind a start that has not been answered: the store takes both
+        in order, and an outcome only from the attempt that it let start.
+        """
+        store, clock = self._services.store, self._services.clock
+        stored = await self._insist("result", started, lambda: store.finish(started.attempt, outcome, clock.now()))
+        if stored or batch.starting is None:
+            return stored
+        # Refused; or the connection was lost in between, and the start was repeated after the outcome.
+        await batch.granted()
+        return started.in_hand and await self._insist(
+            "result", started, lambda: store.finish(started.attempt, outcome, clock.now())
+        )
 
     async def _disown(self, started: Started) -> None:
         """The attempt was given up while it ran: our lease ran out, or the store lost its records. Unless the job is

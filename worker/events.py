@@ -1,11 +1,12 @@
 """What can happen to a worker. Everything posts these to its loop; only the loop changes the GPU's state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from affinity.errors import AffinityError
 from affinity.fleet import Gpu
 from affinity.io.ports import Delivery
 from affinity.policy import Load
+from worker.host_cache import Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class Ran:
     """The batch of a model is off the GPU (its results may still be on their way to the store).
 
     ``footprint_bytes`` is the most the model is known to have taken, ``exec_s`` the batch's time; both are ``None``
-    when the batch came to nothing.
+    when the batch came to nothing. ``out_of_vram``: there was not enough memory for one of its jobs.
     """
 
     model: str
     footprint_bytes: int | None = None
     exec_s: float | None = None
+    out_of_vram: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,13 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The model is in memory; it took ``footprint_bytes`` and ``load_s``, and the driver says ``gpu``."""
+    """The model is in memory; it took ``footprint_bytes`` and ``load_s`` from ``tier``, and the driver says ``gpu``."""
 
     load: Load
     gpu: Gpu
     footprint_bytes: int
     load_s: float
+    tier: Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,19 @@ class CalledOff:
 
 @dataclass(frozen=True, slots=True)
 class LoadFault:
-    """The load itself failed."""
+    """The load itself failed. ``gpu``: what the driver said after one that ran out of memory."""
 
     load: Load
     error: AffinityError
+    gpu: Gpu | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A model has left the GPU, though no load needs its room; the driver says ``gpu``."""
+
+    model: str
+    gpu: Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,7 @@ WorkerEvent = (
     | Fetched
     | CalledOff
     | LoadFault
+    | Left
     | ExecutorGone
     | ExecutorBack
     | Displaced

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from affinity.errors import AffinityError, ExecutorDied, InvariantBroken
+from affinity.errors import AffinityError, ExecutorDied, InvariantBroken, OutOfVram
 from models.entry import ModelEntry
 from worker.executor_messages import (
     HELLO_ID,
@@ -34,6 +34,7 @@ from worker.executor_messages import (
     read_reply,
 )
 from worker.frames import BrokenStream, FrameSplitter, pack
+from worker.host_cache import Cached, Tier
 
 START_TIMEOUT_S = 120.0
 """Longest wait for a child's first word: a cold torch import plus CUDA's start on a busy host take tens of seconds."""
@@ -49,12 +50,14 @@ _LAST_WORDS_S = 1.0  # longest wait, once one of process and socket has ended, f
 class Loaded:
     """A model has become resident.
 
-    ``reserved_bytes``: the most it took while loading. ``total_bytes``: all the executor holds now.
+    ``reserved_bytes``: the most it took while loading. ``total_bytes``: all the executor holds now. ``tier``: where its
+    weights came from.
     """
 
     reserved_bytes: int
     total_bytes: int
     load_s: float
+    tier: Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +73,36 @@ class BatchReply:
     reserved_bytes: int
     total_bytes: int
 
+    @property
+    def out_of_vram(self) -> bool:
+        """True if a job found no memory, though it ran by itself."""
+        return any(isinstance(result, OutOfVram) for result in self.results)
+
 
 class Executor:
     """One child process at a time; after its death ``start`` makes another.
 
     ``env`` is the child's whole environment. ``torch_device`` is ``cpu`` or ``cuda:0``; with CUDA the child checks that
     it sees the GPU named in ``CUDA_VISIBLE_DEVICES``. ``limit_bytes`` bounds what models may hold on a simulated GPU.
-    ``label`` names it in messages and the process list. Every call raises ``ExecutorDied`` when the child ends first.
+    ``host_cache_bytes`` bounds the weights of unloaded models that it keeps in the host's memory. ``label`` names it in
+    messages and the process list. Every call raises ``ExecutorDied`` when the child ends first.
     """
 
-    def __init__(self, *, env: Mapping[str, str], torch_device: str, limit_bytes: int | None, label: str) -> None:
+    def __init__(
+        self,
+        *,
+        env: Mapping[str, str],
+        torch_device: str,
+        limit_bytes: int | None,
+        label: str,
+        host_cache_bytes: int = 0,
+    ) -> None:
         self._env = dict(env)
         self._torch_device = torch_device
         self._limit_bytes = limit_bytes
+        self._host_cache_bytes = host_cache_bytes
         self._label = label
+        self._cached = Cached()
         self._ids = itertools.count(HELLO_ID + 1)
         self._process: asyncio.subprocess.Process | None = None
         self._link: _Link | None = None
@@ -95,6 +114,11 @@ class Executor:
     def pid(self) -> int | None:
         """The child's process id; ``None`` while there is none."""
         return self._process.pid if self._process else None
+
+    @property
+    def cached(self) -> Cached:
+        """What the child keeps in the host's memory, as of its last reply; nothing without a child."""
+        return self._cached
 
     def on_death(self, callback: Callable[[ExecutorDied], None]) -> None:
         """Call it whenever a child that was ready has ended, unless ``stop`` or ``kill`` asked for it."""
@@ -127,11 +151,17 @@ class Executor:
     async def load(self, entry: ModelEntry) -> Loaded:
         """Make a model resident. Raises ``LoadFailed``, ``OutOfVram``; a failed load leaves nothing behind."""
         done = await self._ask(Load(next(self._ids), entry_fields(entry)), LoadDone)
-        return Loaded(done.reserved_bytes, done.total_bytes, done.load_s)
+        self._cached = done.cached
+        return Loaded(done.reserved_bytes, done.total_bytes, done.load_s, done.tier)
 
-    async def unload(self, model: str) -> int:
-        """Free a model; one that is not resident is fine. Gives the bytes the executor still holds."""
-        return (await self._ask(Unload(next(self._ids), model), UnloadDone)).total_bytes
+    async def unload(self, model: str, room_for: str = "") -> int:
+        """Free a model; one that is not resident is fine. Gives the bytes the executor still holds.
+
+        ``room_for`` is the model that is to be loaded next, if any: its weights stay in the host's memory.
+        """
+        done = await self._ask(Unload(next(self._ids), model, room_for), UnloadDone)
+        self._cached = done.cached
+        return done.total_bytes
 
     async def run(self, model: str, inputs: Sequence[object]) -> BatchReply:
         """Run one batch of JSON values on a resident model. Cancelling the call does not stop the child: ``kill`` does.
@@ -189,6 +219,7 @@ class Executor:
             *("--device", self._torch_device),
             *(("--gpu", gpu) if gpu else ()),
             *(("--limit-bytes", str(self._limit_bytes)) if self._limit_bytes is not None else ()),
+            *("--host-cache-bytes", str(self._host_cache_bytes)),
         ]
 
     async def _ask(self, request: Request, expected: type[Done]) -> Done:
@@ -222,7 +253,7 @@ class Executor:
         # Replies it sent before it ended are still in the socket.
         await asyncio.wait((link.closed,), timeout=_LAST_WORDS_S)
         link.hang_up()
-        self._process = None
+        self._process, self._cached = None, Cached()
         death = ExecutorDied(f"executor {self._label} {link.fault or _how(status)}")
         link.fail_all(death)
         if not self._end_is_wanted:

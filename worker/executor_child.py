@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import NoReturn
 
-from affinity.errors import AffinityError, ExecutorDied, InvariantBroken, JobFailed, LoadFailed
+from affinity.errors import AffinityError, ExecutorDied, InvariantBroken, JobFailed, LoadFailed, OutOfVram
 from models import runtimes
+from models.entry import ModelEntry
 from models.runtimes import LoadedModel
 from worker.executor_memory import CountedMemory, ExecutorMemory
 from worker.executor_messages import (
@@ -40,6 +41,7 @@ from worker.executor_messages import (
     record_of,
 )
 from worker.frames import BrokenStream, FrameSplitter, pack
+from worker.host_cache import HostCache, Tier
 
 EXIT_CANNOT_START = 1
 EXIT_BROKEN_STREAM = 2
@@ -55,6 +57,7 @@ class _Resident:
     model: LoadedModel
     reserved_bytes: int
     load_s: float
+    tier: Tier
 
 
 class _Replies:
@@ -76,11 +79,12 @@ class _Replies:
 
 
 class _Models:
-    """The resident models and the three things one can ask for."""
+    """The resident models, those in the host's memory, and the three things one can ask for."""
 
-    def __init__(self, device: str, memory: ExecutorMemory) -> None:
+    def __init__(self, device: str, memory: ExecutorMemory, host: HostCache) -> None:
         self._device = device
         self._memory = memory
+        self._host = host
         self._residents: dict[str, _Resident] = {}
 
     def load(self, request: Load) -> LoadDone:
@@ -88,18 +92,57 @@ class _Models:
         entry = entry_of(request.entry)
         resident = self._residents.get(entry.name)
         if resident is None:
-            began = time.monotonic()
-            model, reserved_bytes = self._memory.load(lambda: runtimes.load(entry, self._device))
-            resident = _Resident(model, reserved_bytes, time.monotonic() - began)
+            resident = self._from_host(entry.name) or self._from_disk(entry)
             self._residents[entry.name] = resident
-        return LoadDone(request.id, resident.reserved_bytes, self._memory.total_bytes(), resident.load_s)
+        return LoadDone(
+            request.id,
+            resident.reserved_bytes,
+            self._memory.total_bytes(),
+            resident.load_s,
+            resident.tier,
+            self._host.cached,
+        )
 
     def unload(self, request: Unload) -> UnloadDone:
         resident = self._residents.pop(request.model, None)
         if resident is not None:
-            resident.model.close()
+            if not self._to_host(request, resident.model):
+                resident.model.close()
             self._memory.freed(resident.reserved_bytes)
-        return UnloadDone(request.id, self._memory.total_bytes())
+        return UnloadDone(request.id, self._memory.total_bytes(), self._host.cached)
+
+    def _from_disk(self, entry: ModelEntry) -> _Resident:
+        began = time.monotonic()
+        model, reserved_bytes = self._memory.load(lambda: runtimes.load(entry, self._device), LoadedModel.close)
+        return _Resident(model, reserved_bytes, time.monotonic() - began, Tier.DISK)
+
+    def _from_host(self, name: str) -> _Resident | None:
+        model = self._host.parked(name)
+        if model is None:
+            return None
+
+        def returned() -> LoadedModel:
+            model.return_to_device()
+            return model
+
+        began = time.monotonic()
+        try:
+            _, reserved_bytes = self._memory.load(returned, LoadedModel.leave_device)
+        except LoadFailed as error:
+            print(f"{name} cannot come back from the host's memory: {error}", file=sys.stderr, flush=True)
+            self._host.drop(name)
+            return None
+        self._host.returned(name)
+        return _Resident(model, reserved_bytes, time.monotonic() - began, Tier.HOST)
+
+    def _to_host(self, request: Unload, model: LoadedModel) -> bool:
+        try:
+            return self._host.park(
+                request.model, model, lambda: self._memory.leave(model.leave_device), request.room_for
+            )
+        except (LoadFailed, OutOfVram) as error:  # Its own fault, or the host has no page-locked memory to give.
+            print(f"{request.model} cannot stay in the host's memory: {error}", file=sys.stderr, flush=True)
+            return False
 
     def run(self, request: Run) -> RunDone:
         resident = self._residents.get(request.model)
@@ -173,6 +216,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", required=True, help="cpu or cuda:0")
     parser.add_argument("--gpu", default="", help="UUID the CUDA device must have")
     parser.add_argument("--limit-bytes", type=int, help="memory of a simulated GPU")
+    parser.add_argument("--host-cache-bytes", type=int, default=0, help="most that unloaded models keep in RAM")
     return parser.parse_args()
 
 
@@ -187,7 +231,7 @@ def main() -> NoReturn:
     connection = socket.socket(fileno=arguments.socket)
     replies = _Replies(connection)
     try:
-        models = _Models(arguments.device, _open_memory(arguments))
+        models = _Models(arguments.device, _open_memory(arguments), HostCache(arguments.host_cache_bytes))
     except AffinityError as error:
         replies.send(Failed(HELLO_ID, record_of(error)))
         os._exit(EXIT_CANNOT_START)

@@ -14,6 +14,7 @@ from affinity import errors
 from affinity.errors import AffinityError, InvalidInput, Overloaded
 from models.entry import OPTIONS, ModelEntry
 from worker.frames import BrokenStream, Message, WithValues, value_of_extension
+from worker.host_cache import Cached, Tier
 
 HELLO_ID = 0
 """Id under which the executor says, unasked, that it is ready or why it cannot be."""
@@ -35,9 +36,13 @@ class Load(Message, frozen=True):
 
 
 class Unload(Message, frozen=True):
-    """Free a model; one that is not there is fine. -> ``UnloadDone``."""
+    """Free a model; one that is not there is fine. The host keeps its weights if it has room. -> ``UnloadDone``.
+
+    ``room_for`` is the model that is to be loaded next, if any: its weights stay in the host's memory.
+    """
 
     model: str
+    room_for: str = ""
 
 
 class Run(WithValues, frozen=True):
@@ -51,17 +56,20 @@ class Ready(Message, frozen=True):
 
 
 class LoadDone(Message, frozen=True):
-    """As ``worker.executor.Loaded``."""
+    """As ``worker.executor.Loaded``. ``cached``: as ``worker.executor.Executor.cached`` from now on."""
 
     reserved_bytes: int
     total_bytes: int
     load_s: float
+    tier: Tier
+    cached: Cached
 
 
 class UnloadDone(Message, frozen=True):
-    """What the whole executor still holds."""
+    """What the whole executor still holds; ``cached`` as in ``LoadDone``."""
 
     total_bytes: int
+    cached: Cached
 
 
 class RunDone(WithValues, frozen=True):

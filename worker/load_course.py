@@ -5,12 +5,14 @@ event. At most one load is under way.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
 from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
+from affinity.fleet import ResidencyState
 from affinity.policy import Load
-from worker.events import CalledOff, Claimed, Cleared, Fetched, LoadFault
+from worker.events import CalledOff, Claimed, Cleared, Fetched, Left, LoadFault
 from worker.intray import Intray
 from worker.learning import Learning
 from worker.loading import Loader, hopeless
@@ -67,10 +69,11 @@ class LoadCourse:
         self._loads.spawn(self._loader.claim(load), "claim")
 
     def claimed(self, event: Claimed) -> None:
-        """It is ours: the victims take no new work from here on, unless one of them has work again."""
+        """It is ours: the victims take no new work from here on, unless one of them must stay after all."""
         load, residents = event.load, self._state.residents
-        if not all(self._state.ready(victim) and not residents[victim].running for victim in load.victims):
-            self.called_off(CalledOff(load, "a victim has work again"))
+        victims = [residents[victim] for victim in load.victims if self._state.ready(victim)]
+        if len(victims) < len(load.victims) or any(victim.running or victim.pinned for victim in victims):
+            self.called_off(CalledOff(load, "a victim has work again, or was pinned"))
             self._tasks.spawn(self._loader.release(load), "release")
             return
         self._state.drain_victims(load.victims)
@@ -105,12 +108,14 @@ class LoadCourse:
             self._tasks.spawn(self._loader.release(load), "release")
             return
         self._state.observe(event.gpu)
-        self._state.loaded(load.model, event.footprint_bytes, self._services.clock.now())
-        self._learning.loaded(load.model, event.footprint_bytes, event.load_s)
+        self._learning.loaded(load.model, event.footprint_bytes, event.load_s, event.tier)
+        # What it is known to need, which may be more than what loading took: its batches are still to come.
+        footprint_bytes = self._learning.footprint_bytes(load.model)
+        self._state.loaded(load.model, footprint_bytes, self._services.clock.now())
         self.unserved[load.model] = event.load_s
-        cause = "further-copy" if load.copies else "first-copy"
-        self._services.metrics.loaded(worker, load.model, "disk", cause, event.load_s)
-        self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}")
+        cause = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
+        self._services.metrics.loaded(worker, load.model, event.tier, cause, event.load_s)
+        self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}", tier=event.tier)
         self._tasks.spawn(self._publish_and_release(load), "publish")
 
     async def abandon(self) -> None:
@@ -127,24 +132,70 @@ class LoadCourse:
         load, error = event.load, event.error
         if load.model in self._state.residents:
             self._state.evicted(load.model)
+        if event.gpu:
+            self._state.observe(event.gpu)
         if isinstance(error, LoadTimeout):
             self._executor_stopped(error.message)
         if not isinstance(error, (BrokerUnavailable, StoreUnavailable)):
-            self._refuse(load.model, error)
+            self._refuse(load, error)
         self.called_off(CalledOff(load, error.message))
         self._note("model.load_failed", model=load.model, code=error.code)
         self._tasks.spawn(self._withdraw_and_release(load), "withdraw")
 
-    def _refuse(self, model: str, error: AffinityError) -> None:
-        self._state.refuse(model, error.code, error.message, hopeless(error), self._services.clock.now())
+    def outgrown(self, model: str) -> None:
+        """A job of a resident found no memory: plan the model larger, and have it elsewhere, or here with more room.
+
+        If it has the GPU to itself it stays, since there is no more room to be had.
+        """
+        self._learning.out_of_vram(model, self._state.ledger.free_bytes, self._state.gpu.usable_bytes)
+        resident = self._state.residents.get(model)
+        if resident is None or not self._state.ready(model) or resident.pinned or self._state.alone(model):
+            return
+        shortage = OutOfVram(f"{model} ran out of memory beside what else is on the GPU")
+        now = self._services.clock.now()
+        self._state.refuse(model, shortage.code, shortage.message, hopeless=False, now=now, counts=False)
+        self._state.drain_victims((model,))
+        self._intray.dropped(model)
+        self._loads.spawn(self._leave(model), "leave")
+
+    def left(self, event: Left) -> None:
+        """It is off the GPU."""
+        model, resident = event.model, self._state.residents.get(event.model)
+        self._state.observe(event.gpu)
+        if resident is None or resident.state is not ResidencyState.DRAINING:  # The executor died in the meantime.
+            return
+        self._state.evicted(model)
+        self.unserved.pop(model, None)
+        self._services.metrics.evicted(self._services.identity.worker, model, "out-of-vram")
+        self._note("model.evicted", model=model, reason=OutOfVram.code)
+        self._tasks.spawn(self._publish_and_wake(), "publish")
+
+    def _refuse(self, load: Load, error: AffinityError) -> None:
+        """Where others took the room meanwhile, or the driver is late, the model did nothing wrong: its footprint stays
+        what it is, and however often that happens it is no reason to give its jobs up.
+        """
+        model, state = load.model, self._state
+        full = isinstance(error, OutOfVram)
+        crowded = full and state.ledger.free_bytes < load.footprint_bytes
+        now = self._services.clock.now()
+        state.refuse(model, error.code, error.message, hopeless(error), now, counts=not crowded)
         self._services.metrics.failed(model, error.code)
-        if isinstance(error, OutOfVram):
-            self._learning.out_of_vram(model)
+        if full and not crowded:
+            self._learning.did_not_fit(model, state.ledger.free_bytes, state.gpu.usable_bytes)
 
     async def _clear(self, load: Load) -> None:
         for victim in load.victims:
             await self._intray.retire(victim)
         await self._loader.clear(load)
+
+    async def _leave(self, model: str) -> None:
+        await self._intray.retire(model)
+        await self._loader.leave(model)
+
+    async def _publish_and_wake(self) -> None:
+        await self._reporter.publish()
+        with suppress(StoreUnavailable):  # They look at the next heartbeat.
+            await self._services.fleet.wake()
 
     async def _publish_and_release(self, load: Load) -> None:
         """In this order: between a claim that is gone and a residency not yet known, somebody else would load."""

@@ -8,7 +8,8 @@ import structlog
 from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
 from affinity.fleet import Gpu
 from affinity.policy import Load
-from worker.events import CalledOff, Claimed, Cleared, Fetched, LoadFault, WorkerEvent
+from worker.events import CalledOff, Claimed, Cleared, Fetched, Left, LoadFault, WorkerEvent
+from worker.gpu_probe import GpuUnreadable
 from worker.services import Services
 
 log = structlog.get_logger(__name__)
@@ -39,10 +40,14 @@ class Loader:
             if not await fleet.claim(load.model, identity.worker, self._services.timing.lease_s):
                 self._post(CalledOff(load, "another worker claimed it"))
                 return
-            holders = (await fleet.sighting()).view.holders(load.model)
-            if len(holders) > load.copies:
+            view = (await fleet.sighting()).view
+            holders = view.holders(load.model)
+            late = f"{holders[0].worker} holds it by now" if len(holders) > load.copies else ""
+            if pinned := [victim for victim in load.victims if view.pins.cover(victim, identity.worker)]:
+                late = f"{', '.join(pinned)} was pinned"
+            if late:
                 await self.release(load)
-                self._post(CalledOff(load, f"{holders[0].worker} holds it by now"))
+                self._post(CalledOff(load, late))
                 return
         except StoreUnavailable as error:
             self._post(CalledOff(load, error.message))
@@ -52,15 +57,24 @@ class Loader:
     async def clear(self, load: Load) -> None:
         """Make the victims leave: no consumer, no binding, no memory. Ends when the driver counts the bytes as free."""
         for victim in load.victims:
-            await self.withdraw(victim)
-            try:
-                total = await self._services.executor.unload(victim)
-            except AffinityError as error:
-                # Only a dead executor fails here, and then its memory is free; the loop hears of that death by itself.
-                log.warning("unload.failed", model=victim, error=error.message)
-            else:
-                self._observe(total)
+            await self.unload(victim, room_for=load.model)
         self._post(Cleared(load, await self._until_free(load.footprint_bytes if load.victims else 0)))
+
+    async def unload(self, model: str, room_for: str = "") -> None:
+        """Make one model leave. ``room_for`` as for ``Executor.unload``."""
+        await self.withdraw(model)
+        try:
+            total = await self._services.executor.unload(model, room_for)
+        except AffinityError as error:
+            # Only a dead executor fails here, and then its memory is free; the loop hears of that death by itself.
+            log.warning("unload.failed", model=model, error=error.message)
+        else:
+            self._observe(total)
+
+    async def leave(self, model: str) -> None:
+        """Make one model leave whose room no load needs."""
+        await self.unload(model)
+        self._post(Left(model, await read_gpu(self._services)))
 
     async def fetch(self, load: Load) -> None:
         """Say that it is loading, bind its queue, load it."""
@@ -76,12 +90,14 @@ class Loader:
         except TimeoutError:
             await services.executor.kill()
             self._post(LoadFault(load, LoadTimeout(f"{load.model} was not loaded within {LOAD_TIMEOUT_S:.0f} s")))
+        except OutOfVram as error:
+            self._post(LoadFault(load, error, await self._until_free(load.footprint_bytes)))
         except AffinityError as error:
             self._post(LoadFault(load, error))
         else:
             load_s = services.clock.monotonic() - begun
             self._observe(loaded.total_bytes)
-            self._post(Fetched(load, await read_gpu(services), loaded.reserved_bytes, load_s))
+            self._post(Fetched(load, await self._reading(), loaded.reserved_bytes, load_s, loaded.tier))
 
     async def release(self, load: Load) -> None:
         """Give the claim up; where the store is away it runs out by itself."""
@@ -109,12 +125,27 @@ class Loader:
         """The driver's word once it counts the wanted bytes as free, or after ``DRIVER_LAG_S`` whatever it is."""
         deadline = self._services.clock.monotonic() + DRIVER_LAG_S
         while True:
-            gpu = await read_gpu(self._services)
-            if gpu.free_bytes - gpu.reserve_bytes >= wanted_bytes:
+            gpu = await self._reading()
+            if gpu.free_bytes >= wanted_bytes:  # Not the reserve on top: what it is for may be in use already.
                 return gpu
             if self._services.clock.monotonic() >= deadline:
                 log.error("vram.not_back", wanted_bytes=wanted_bytes, free_bytes=gpu.free_bytes)
                 return gpu
+            await asyncio.sleep(DRIVER_POLL_S)
+
+    async def _reading(self) -> Gpu:
+        """The driver's word. One that fails for a moment is asked again, or the worker would end with all it holds.
+
+        Raises ``GpuUnreadable`` after ``DRIVER_LAG_S``.
+        """
+        deadline = self._services.clock.monotonic() + DRIVER_LAG_S
+        while True:
+            try:
+                return await read_gpu(self._services)
+            except GpuUnreadable as error:
+                if self._services.clock.monotonic() >= deadline:
+                    raise
+                log.warning("gpu.asked_again", error=str(error))
             await asyncio.sleep(DRIVER_POLL_S)
 
 

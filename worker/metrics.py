@@ -44,14 +44,18 @@ class WorkerMetrics:
         """A model has been unloaded."""
         self._evictions.labels(worker, model, reason).inc()
 
-    def report(self, report: WorkerReport) -> None:
-        """Set every gauge of this worker. Models that are gone since its last report leave no series behind."""
+    def report(self, report: WorkerReport, host_cache_bytes: int = 0) -> None:
+        """Set every gauge of this worker. Models that are gone since its last report leave no series behind.
+
+        ``host_cache_bytes`` is what the weights of ``report.cached`` take.
+        """
         worker, gpu = report.worker, report.gpu
         self._up.labels(worker).set(1)
         self._total.labels(worker, gpu.uuid).set(gpu.total_bytes)
         self._used.labels(worker, gpu.uuid).set(gpu.used_bytes)
         self._free.labels(worker, gpu.uuid).set(gpu.free_bytes)
         self._foreign.labels(worker, gpu.uuid).set(gpu.foreign_bytes)
+        self._host_cache.labels(worker, gpu.uuid).set(host_cache_bytes)
         # Where the driver cannot say, Prometheus shows "not a number" rather than the last number.
         self._utilization.labels(worker, gpu.uuid).set(math.nan if gpu.utilization is None else gpu.utilization)
         held = {resident.model: resident.footprint_bytes for resident in report.residents}
@@ -71,7 +75,7 @@ class WorkerMetrics:
         uuid, models = seen
         for model in models:
             self._resident.remove(worker, uuid, model)
-        for gauge in (self._total, self._used, self._free, self._foreign, self._utilization):
+        for gauge in (self._total, self._used, self._free, self._foreign, self._utilization, self._host_cache):
             gauge.remove(worker, uuid)
 
     def exposition(self) -> bytes:
@@ -122,4 +126,5 @@ class WorkerMetrics:
         self._free = of_gpu("gpu_memory_free_bytes", "Memory nobody uses.")
         self._foreign = of_gpu("gpu_memory_foreign_bytes", "Memory that other processes use.")
         self._utilization = of_gpu("gpu_utilization_ratio", "Share of time the GPU was busy lately, 0 to 1.")
+        self._host_cache = of_gpu("host_cache_bytes", "Host memory that holds weights, ready to be copied.")
         self._resident = of_gpu("model_resident_bytes", "Memory that is accounted to a resident model.", "model")

@@ -30,7 +30,7 @@ class Reporter:
         """Publish the state as it is now. Where the store is away the next heartbeat will."""
         async with self._order:
             report = self._snapshot()
-            self._services.metrics.report(report)
+            self._services.metrics.report(report, self._services.executor.cached.held_bytes)
             try:
                 if not await self._services.heartbeat.report(report):
                     self._post(Displaced())

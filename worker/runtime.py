@@ -13,18 +13,13 @@ from typing import Any
 
 import structlog
 
-from affinity.errors import (
-    AffinityError,
-    BrokerUnavailable,
-    InvariantBroken,
-    JobTimeout,
-    StoreUnavailable,
-)
+from affinity.errors import AffinityError, BrokerUnavailable, InvariantBroken, JobTimeout, StoreUnavailable
 from affinity.fleet import FleetView, Gpu, WorkerReport
 from affinity.io.ports import Delivery
 from affinity.policy import plan
 from affinity.policy.facts import with_rates
-from worker.batch import Batch, BatchRunner
+from worker.batch import EARLY_BELOW_S, Batch, BatchRunner
+from worker.by_hand import ByHand
 from worker.events import (
     Arrived,
     Beat,
@@ -36,6 +31,7 @@ from worker.events import (
     ExecutorGone,
     Fetched,
     Hinted,
+    Left,
     LoadFault,
     Ran,
     WorkerEvent,
@@ -98,6 +94,9 @@ class Worker:
             self._tasks,
             self._executor_stopped,
         )
+        self._by_hand = ByHand(
+            services, self._state, self._course, self._intray, self._loader, self._reporter, self._tasks
+        )
         self._handlers: Mapping[type[WorkerEvent], Callable[[Any], None]] = {
             Arrived: self._arrived,
             Hinted: self._hinted,
@@ -108,6 +107,7 @@ class Worker:
             Fetched: self._load_event(self._course.fetched),
             CalledOff: self._load_event(self._course.called_off),
             LoadFault: self._load_event(self._course.failed),
+            Left: self._load_event(self._by_hand.left),
             ExecutorGone: self._executor_gone,
             ExecutorBack: self._executor_back,
             Displaced: self._displaced,
@@ -193,14 +193,21 @@ class Worker:
         self._dry = False
         self._tasks.spawn(self._exchange_knowledge(), "learn")
         if self._batch:
-            self._tasks.spawn(self._count_strangers(self._batch.entry.name), "strangers")
+            idle = [model for model in self._state.ready_models() if model != self._batch.entry.name]
+            self._tasks.spawn(self._sorter.count_all_strangers(idle), "strangers")
 
     def _ran(self, event: Ran) -> None:
         self._state.ran(event.model, event.exec_s or 0.0, self._services.clock.now())
         self._batch = None
         self._dry = self._fresh and self._intray.armed
         self._look_wanted = self._look_wanted or self._unmet
-        if event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
+        self._by_hand.ran(event.model)
+        if self._by_hand.wanted:  # Now: in the middle of the next batch its model would be no victim, and so for ever.
+            self._look_wanted, self._looked_at = True, -LOOK_EVERY_S
+        if event.out_of_vram:
+            self._course.outgrown(event.model)
+            self._tasks.spawn(self._exchange_knowledge(), "learn")  # Before anybody else loads it as we did.
+        elif event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
             self._restart_s = RESTART_FIRST_S
             self._learning.ran(event.model, event.exec_s, event.footprint_bytes)
             self._state.measured(event.model, event.footprint_bytes)
@@ -227,6 +234,7 @@ class Worker:
         self._able = False
         lost = self._state.emptied()
         self._course.unserved.clear()
+        self._by_hand.emptied()
         self._tasks.spawn(self._replace_executor(lost, event.reason), "replace executor")
 
     def _executor_back(self, _: ExecutorBack) -> None:
@@ -271,7 +279,8 @@ class Worker:
         """Start the next batch: from the backlog if there may be one, else what a consumer brought."""
         while self._batch is None:
             picked = None if self._dry else await self._pick()
-            model = picked[0] if picked else self._intray.first(self._course.victims)
+            going = (*self._course.victims, *self._state.leaving_models())
+            model = picked[0] if picked else self._intray.first(going)
             if model is None:
                 self._dry = True
                 await self._intray.arm(m for m in self._state.ready_models() if m not in self._course.victims)
@@ -297,14 +306,17 @@ class Worker:
 
     async def _start(self, model: str, deliveries: list[Delivery]) -> None:
         entry = self._services.catalog.get(model)
-        started = await self._batches.start(deliveries)
+        short = self._learning.facts[model].on(self._state.gpu).exec_s < EARLY_BELOW_S
+        # One that comes again may have taken its worker down before its start was recorded: now the record comes first.
+        early = short and model not in self._course.unserved and not any(d.redelivered for d in deliveries)
+        started = await (self._batches.read if early else self._batches.start)(deliveries)
         if not started:
             return
         now = self._services.clock.now()
         self._fresh = self._dry and now - started[0].job.created_at < BACKLOG_S
         load_s = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
-        self._batch = Batch(entry, started, cold=load_s is not None, load_s=load_s or 0.0, started_at=now)
+        self._batch = Batch(entry, started, load_s is not None, load_s or 0.0, now, early)
         self._batch_began = self._services.clock.monotonic()
         self._batches_running.spawn(self._run(self._batch), "batch")
 
@@ -318,11 +330,11 @@ class Worker:
                 self._executor_stopped(error.message)
             self._events.put_nowait(Ran(batch.entry.name))
             if self._abandoned:
-                await self._batches.hand_back(batch.jobs)
+                await self._batches.hand_back(await batch.granted())
             else:
                 await self._batches.settle(batch, error)
         else:
-            self._events.put_nowait(Ran(batch.entry.name, reply.reserved_bytes, reply.exec_s))
+            self._events.put_nowait(Ran(batch.entry.name, reply.reserved_bytes, reply.exec_s, reply.out_of_vram))
             await self._batches.settle(batch, reply)
 
     def _look_due(self) -> bool:
@@ -337,6 +349,7 @@ class Worker:
         sighting = await self._services.fleet.sighting()
         demand = await self._services.store.demand()
         worker = self._services.identity.worker
+        self._by_hand.heed(sighting.view)
         view = sighting.view.with_report(self._report())
         made = plan(view, with_rates(demand, self._rates, view), self._learning.facts, self._services.clock.now())
         self._wake_at = made.wake_at
@@ -345,6 +358,7 @@ class Worker:
             self._tasks.spawn(self._membership.reap(sighting.lost), "reap")
         for give_up in made.give_ups(worker):
             self._tasks.spawn(self._sorter.give_up(give_up.model, give_up.error), "give up")
+        self._by_hand.carry_out(made, view, self._learning.facts)
         if self._course.current is None and (load := made.load(worker)):
             self._course.begin(load)
 
@@ -353,24 +367,12 @@ class Worker:
             self._events.put_nowait(Hinted())
 
     async def _exchange_knowledge(self) -> None:
-        """Tell others what was measured, take over what they measured."""
-        fleet, gpu_name = self._services.fleet, self._services.device.name
         with contextlib.suppress(StoreUnavailable):  # Told at the next heartbeat.
-            for model, measurement in self._learning.untold().items():
-                await fleet.learn(model, gpu_name, measurement)
-                self._learning.told(model, measurement)
-            self._learning.adopt(await fleet.learned())
+            await self._learning.exchange(self._services.fleet)
             self._rates = await self._services.store.rates()
 
-    async def _count_strangers(self, running: str) -> None:
-        with contextlib.suppress(StoreUnavailable, BrokerUnavailable):  # Tried again at the next heartbeat.
-            known = {d.model for d in await self._services.store.demand()}
-            for model in self._state.ready_models():
-                if model != running and model not in known:
-                    await self._sorter.count_strangers(model)
-
     def _report(self) -> WorkerReport:
-        return self._state.report(self._services.clock.now())
+        return self._state.report(self._services.clock.now(), self._services.executor.cached.models)
 
     def _fail(self, error: BaseException) -> None:
         self._failed = self._failed or error

@@ -50,6 +50,14 @@ class WorkerSettings(ConnectionSettings):
         allow_inf_nan=False,
         description="Memory kept free on each GPU, in GiB. Default: 0.5 (CUDA's own context), 0 on simulated GPUs.",
     )
+    worker_host_cache_gib: float = Field(
+        # Off: what is page-locked is lost to everything else on the host, and only its owner knows what can be spared.
+        0.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Host memory for each GPU, in GiB, that keeps weights of models which left VRAM; 0 keeps none.",
+    )
     worker_heartbeat_s: float = Field(
         2.0, gt=0, le=60, allow_inf_nan=False, description="Seconds between two reports to the store."
     )
@@ -104,6 +112,11 @@ class WorkerSettings(ConnectionSettings):
     def simulated_vram_bytes(self) -> int:
         """Memory of each simulated GPU."""
         return int(self.worker_simulated_vram_gib * GIB)
+
+    @property
+    def host_cache_bytes(self) -> int:
+        """Most that weights which left VRAM may keep of the host's memory, for each GPU."""
+        return int(self.worker_host_cache_gib * GIB)
 
     def reserve_bytes(self, torch_device: str) -> int:
         """Memory kept free on a GPU: as set, else half a GiB for CUDA's context where there is one."""

@@ -5,7 +5,7 @@ has room chooses *which model* to load with the whole demand in view.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -58,6 +58,14 @@ class Sorter:
     async def count_strangers(self, model: str) -> None:
         """Jobs published without HTTP to a queue nobody consumes just now are known to nobody: record them."""
         await self._each(model, STRANGERS_STEP, self._count_stranger)
+
+    async def count_all_strangers(self, models: Iterable[str]) -> None:
+        """The same for each of these that nobody is known to ask for. Where a store or broker is away, not now."""
+        with suppress(StoreUnavailable, BrokerUnavailable):
+            known = {demand.model for demand in await self._services.store.demand()}
+            for model in models:
+                if model not in known:
+                    await self.count_strangers(model)
 
     async def _each(self, model: str, most: int, look: Callable[[Delivery], Awaitable[None]]) -> int:
         """Take deliveries and look at each; those not looked at when one cannot be are handed back. Says how many."""

@@ -3,7 +3,7 @@
 The ledger is the truth that lets a load start; the report is what others see of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from affinity.errors import InvariantBroken
@@ -34,9 +34,15 @@ class GpuState:
         self._sequence = 0
 
     def observe(self, gpu: Gpu) -> None:
-        """Take over what the driver says now; memory of other processes shrinks what models may fill."""
-        self.gpu = gpu
-        self.ledger = self.ledger.with_capacity(gpu.capacity_bytes)
+        """Take over what the driver says now; memory of other processes shrinks what models may fill.
+
+        So does memory that our executor has freed and the driver still counts: a model that is loaded into it would
+        run out of memory. The reserve is there for what the executor holds besides its models.
+        """
+        ours = gpu.used_bytes - gpu.foreign_bytes
+        unreturned = max(0, ours - self.ledger.held_bytes - gpu.reserve_bytes)
+        self.gpu = replace(gpu, unreturned_bytes=unreturned)
+        self.ledger = self.ledger.with_capacity(self.gpu.capacity_bytes)
 
     def ready(self, model: str) -> bool:
         """True if the model can serve now."""
@@ -47,6 +53,10 @@ class GpuState:
         """Models that can serve now, by name."""
         return tuple(sorted(m for m in self.residents if self.ready(m)))
 
+    def alone(self, model: str) -> bool:
+        """True if nothing else, ours or others', is on the GPU."""
+        return self.residents.keys() <= {model} and self.gpu.foreign_bytes == 0
+
     def drain_victims(self, victims: Iterable[str]) -> None:
         """Victims take no new work from here on; their memory stays counted until they are really gone."""
         for model in victims:
@@ -54,21 +64,38 @@ class GpuState:
                 raise InvariantBroken(f"{model} runs and cannot be evicted")
             self.residents[model] = replace(self.residents[model], state=ResidencyState.DRAINING)
 
+    def retire(self, model: str) -> None:
+        """The model takes no new work from here on; unlike a victim, it may still run what it has."""
+        self.residents[model] = replace(self.residents[model], state=ResidencyState.DRAINING)
+
+    def leaving_models(self) -> tuple[str, ...]:
+        """Models that take no new work any more, by name."""
+        return tuple(sorted(m for m, r in self.residents.items() if r.state is ResidencyState.DRAINING))
+
+    def pin(self, models: Collection[str]) -> bool:
+        """Exactly these are pinned, of those that are here. Says whether that is new."""
+        changed = [r for m, r in self.residents.items() if r.pinned != (m in models)]
+        for resident in changed:
+            self.residents[resident.model] = replace(resident, pinned=not resident.pinned)
+        return bool(changed)
+
     def evicted(self, model: str) -> None:
-        """The model's memory is free."""
+        """The model is gone. Its memory is free once the driver says so, in the next ``observe``."""
         self.ledger = self.ledger.release(model)
         del self.residents[model]
+        self.observe(self.gpu)
 
     def loading(self, load: Load, pinned: bool, now: float) -> None:
         """Reserve room for a model. ``OutOfVram`` if there is none: the plan was made from a stale view."""
         self.ledger = self.ledger.admit(load.model, load.footprint_bytes)
+        self.observe(self.gpu)
         self.residents[load.model] = Residency(
             load.model, ResidencyState.LOADING, load.footprint_bytes, loaded_at=now, last_used_at=now, pinned=pinned
         )
 
     def loaded(self, model: str, footprint_bytes: int, now: float) -> None:
         """The model serves from now on, with the footprint it turned out to have."""
-        self.ledger = self.ledger.resize(model, footprint_bytes)
+        self._resize(model, footprint_bytes)
         self._refusals.pop(model, None)
         self._served_s = 0.0
         self.residents[model] = replace(
@@ -81,15 +108,18 @@ class GpuState:
 
     def measured(self, model: str, footprint_bytes: int) -> None:
         """What it really takes: its first batch may need memory beyond its weights, and the allocator keeps it."""
-        self.ledger = self.ledger.resize(model, footprint_bytes)
+        self._resize(model, footprint_bytes)
         self.residents[model] = replace(self.residents[model], footprint_bytes=footprint_bytes)
 
-    def refuse(self, model: str, code: str, message: str, hopeless: bool, now: float) -> Refusal:
-        """Do not try that model again for a while, longer with each failure in a row."""
+    def refuse(self, model: str, code: str, message: str, hopeless: bool, now: float, counts: bool = True) -> Refusal:
+        """Do not try that model again for a while, longer with each failure in a row.
+
+        ``counts`` false: it was not the model that failed, and however often that happens it is not hopeless.
+        """
         before = self._refusals.get(model)
-        failures = 1 if before is None else before.failures + 1
+        failures = (0 if before is None else before.failures) + counts
         hopeless = hopeless or failures >= HOPELESS_AFTER
-        pause_s = REFUSE_HOPELESS_S if hopeless else REFUSE_TRANSIENT_S * failures
+        pause_s = REFUSE_HOPELESS_S if hopeless else REFUSE_TRANSIENT_S * max(1, failures)
         refusal = Refusal(model, now + pause_s, code, message, failures, hopeless)
         self._refusals[model] = refusal
         return refusal
@@ -108,11 +138,12 @@ class GpuState:
         """The executor died and took every model with it. Returns which."""
         lost = tuple(sorted(self.residents))
         self.residents.clear()
-        self.ledger = VramLedger(self.gpu.capacity_bytes)
+        self.ledger = VramLedger(self.ledger.capacity_bytes)
+        self.observe(self.gpu)
         return lost
 
-    def report(self, now: float) -> WorkerReport:
-        """What others may know, newer than every report before it."""
+    def report(self, now: float, cached: tuple[str, ...] = ()) -> WorkerReport:
+        """What others may know, newer than every report before it. ``cached``: models in the host's memory."""
         self._sequence += 1
         return WorkerReport(
             worker=self._identity.worker,
@@ -123,8 +154,14 @@ class GpuState:
             gpu=self.gpu,
             residents=tuple(self.residents[m] for m in sorted(self.residents)),
             refusals=tuple(self._refusals[m] for m in sorted(self._refusals) if self._refusals[m].until > now),
+            cached=cached,
             served_s=self._served_s,
             draining=self.draining,
             lease_s=self._lease_s,
             metrics_url=self._identity.metrics_url,
         )
+
+    def _resize(self, model: str, footprint_bytes: int) -> None:
+        self.ledger = self.ledger.resize(model, footprint_bytes)
+        # What it takes by the driver's word is accounted for now: counted as unreturned as well, it would count twice.
+        self.observe(self.gpu)

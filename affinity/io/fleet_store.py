@@ -1,18 +1,23 @@
-"""``FleetStore`` in Redis: reports, leases, claims, measurements and the wake-up hint.
+"""``FleetStore`` in Redis: reports, leases, claims, measurements, orders, pins and the wake-up hint.
 
-Nothing here is needed for safety: all of it may vanish, and the next heartbeats bring it back. Give the store that
-renews leases a link with ``HEARTBEAT`` patience.
+Nothing here is needed for safety: all of it may vanish, and the next heartbeats bring it back, but for what an operator
+has asked for. Give the store that renews leases a link with ``HEARTBEAT`` patience.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 
-from affinity.errors import UndecodableMessage
+from affinity.errors import UndecodableMessage, UnknownOrder
 from affinity.fleet import FleetView, Measurement, WorkerReport
+from affinity.io.order_record import decode_order, decode_pins, order_fields, place_of
 from affinity.io.ports import Sighting
 from affinity.io.redis_client import SILENCE_S, RedisLink, lua
+from affinity.orders import EVERYWHERE, Order, OrderState
 from affinity.topology import Keys
 from affinity.wire import decode_measurement, decode_report, encode_measurement, encode_report
+
+ORDER_KEPT_S = 3600.0
+"""How long an order that has ended can still be asked about."""
 
 
 class RedisFleetStore:
@@ -29,8 +34,12 @@ class RedisFleetStore:
         self._release = link.script(lua("release"))
         self._report = link.script(lua("report"))
         self._leave = link.script(lua("leave"))
-        self._sighting = link.script(lua("sighting"))
+        self._sighting = link.script(lua("orders"), lua("sighting"))
         self._forget = link.script(lua("forget"))
+        self._learn = link.script(lua("learn"))
+        self._order = link.script(lua("orders"), lua("order"))
+        self._end_order = link.script(lua("orders"), lua("order_end"))
+        self._pin = link.script(lua("orders"), lua("pin"))
 
     async def next_epoch(self) -> int:
         """See the port. Holds across a flush of Redis, as long as its clock does not run backwards."""
@@ -52,9 +61,13 @@ class RedisFleetStore:
         await self._leave([*self._worker_keys(report), self._claimed], args)
 
     async def sighting(self) -> Sighting:
-        """See the port. A report of a version we cannot read is left out, and left in place for those who can."""
-        heads = [self._keys.report(""), self._keys.lease(""), self._keys.claim("")]
-        flat_reports, flat_claims = await self._sighting([self._keys.workers, self._claimed], heads)
+        """See the port. A report of a version we cannot read is left out, and left in place for those who can; so is an
+        order."""
+        keys = self._keys
+        heads = [keys.report(""), keys.lease(""), keys.claim(""), keys.order(""), _ms(ORDER_KEPT_S)]
+        flat_reports, flat_claims, records, pins = await self._sighting(
+            [keys.workers, self._claimed, keys.orders, keys.pins, keys.events], heads
+        )
         live: list[WorkerReport] = []
         lost: list[WorkerReport] = []
         for text, lease in zip(flat_reports[::2], flat_reports[1::2], strict=True):
@@ -62,7 +75,12 @@ class RedisFleetStore:
                 report = decode_report(text)
                 (live if lease == str(report.epoch) else lost).append(report)
         claims = dict(zip(flat_claims[::2], flat_claims[1::2], strict=True))
-        return Sighting(FleetView.of(live, claims), tuple(sorted(lost, key=lambda report: report.worker)))
+        orders: list[Order] = []
+        for record in records:
+            with suppress(ValueError, KeyError):
+                orders.append(decode_order(record))
+        view = FleetView.of(live, claims, sorted(orders, key=lambda order: order.id), decode_pins(pins))
+        return Sighting(view, tuple(sorted(lost, key=lambda report: report.worker)))
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
         """See the port."""
@@ -83,8 +101,7 @@ class RedisFleetStore:
 
     async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
         """See the port."""
-        async with self._link.guard() as client:
-            await client.hset(self._keys.measured, f"{model}|{gpu_name}", encode_measurement(measurement))
+        await self._learn([self._keys.measured], [f"{model}|{gpu_name}", encode_measurement(measurement)])
 
     async def learned(self) -> Mapping[tuple[str, str], Measurement]:
         """See the port. What we cannot read is left out."""
@@ -96,6 +113,38 @@ class RedisFleetStore:
             with suppress(UndecodableMessage):
                 found[model, gpu_name] = decode_measurement(text)
         return found
+
+    async def order(self, order: Order) -> None:
+        """See the port."""
+        place, worker = place_of(order.model, order.worker), order.worker or ""
+        life = str(max(0, int(1000 * (order.expires_at - order.asked_at))))
+        told = [str(order.action), order.model, worker, order.by, *order_fields(order)]
+        args = [self._keys.order(""), order.id, place, repr(float(order.asked_at)), life, _ms(ORDER_KEPT_S), *told]
+        await self._order([self._keys.orders, self._keys.order(order.id), self._keys.events], args)
+
+    async def end_order(self, order_id: str, state: OrderState, reason: str, now: float) -> bool:
+        """See the port."""
+        keys = [self._keys.orders, self._keys.order(order_id), self._keys.events]
+        return bool(await self._end_order(keys, [str(state), reason, repr(float(now)), _ms(ORDER_KEPT_S)]))
+
+    async def get_order(self, order_id: str) -> Order:
+        """See the port."""
+        record = await self._link.call("HGETALL", self._keys.order(order_id))
+        if not record:
+            raise UnknownOrder(f"there is no order {order_id[:128]!r}; they are forgotten an hour after their end")
+        return decode_order(record)
+
+    async def pin(self, model: str, worker: str | None, by: str, now: float) -> None:
+        """See the port."""
+        await self._pin(
+            [self._keys.pins, self._keys.events],
+            ["SADD", "model.pinned", repr(float(now)), by, model, worker or EVERYWHERE],
+        )
+
+    async def unpin(self, model: str, workers: Iterable[str], by: str, now: float) -> None:
+        """See the port."""
+        args = ["SREM", "model.unpinned", repr(float(now)), by, model, *workers]
+        await self._pin([self._keys.pins, self._keys.events], args)
 
     async def wake(self) -> None:
         """See the port."""

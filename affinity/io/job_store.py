@@ -121,7 +121,7 @@ class RedisJobStore:
         return record.decode_job(answer[1])
 
     async def start(self, attempts: Sequence[tuple[Attempt, JobSpec, float]], now: float) -> Sequence[StartAnswer]:
-        """See the port. The job in an answer is the stored one: run its spec, not that of the delivery."""
+        """See the port."""
         lost, exhausted = record.encode_error(LOST), record.encode_error(EXHAUSTED)
         args = self._args(now, str(MAX_LOSSES), self._retention_ms, *lost, *exhausted)
         for attempt, spec, created_at in attempts:
@@ -190,12 +190,9 @@ def prelude() -> str:
 
 
 def moves_table() -> str:
-    """``job.TRANSITIONS`` as a Lua table."""
-    rows = (
-        f"['{before}'] = {{{', '.join(f'[{after.value!r}] = true' for after in sorted(afters))}}}"
-        for before, afters in TRANSITIONS.items()
-    )
-    return f"local MOVES = {{{', '.join(rows)}}}"
+    """``job.TRANSITIONS`` in Lua, as one text to search: every call of a script would build a table anew."""
+    moves = sorted(f"{before}>{after}" for before, afters in TRANSITIONS.items() for after in afters)
+    return f"local MOVES = ' {' '.join(moves)} '"
 
 
 def _nonce() -> str:

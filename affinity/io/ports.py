@@ -4,13 +4,14 @@ Every call may raise ``StoreUnavailable`` (stores, events) or ``BrokerUnavailabl
 seconds.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from affinity.fleet import Demand, FleetView, Measurement, WorkerReport
 from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome
+from affinity.orders import Order, OrderState
 
 
 class Clock(Protocol):
@@ -49,7 +50,8 @@ class Verdict(StrEnum):
     ``started``: yes, under this attempt's token. ``finished``: the job is terminal already: ack the delivery, drop it.
     ``held``: another attempt runs under a live lease: never ack; hand back or hold until that attempt is over.
     ``expired``: its ``ttl_s`` was over, the job is now ``expired``: ack. ``exhausted``: it was lost too often
-    (``MAX_LOSSES``), the job is now ``failed``: dead-letter.
+    (``MAX_LOSSES``), the job is now ``failed``: dead-letter. ``stranger``: the id is that of a job with other content,
+    which is left alone: dead-letter.
     """
 
     STARTED = "started"
@@ -57,6 +59,7 @@ class Verdict(StrEnum):
     HELD = "held"
     EXPIRED = "expired"
     EXHAUSTED = "exhausted"
+    STRANGER = "stranger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,8 @@ class Sighting:
 
 
 class FleetStore(Protocol):
-    """Reports, leases and claims. A lease not renewed in time is gone; an older epoch never overwrites a newer one."""
+    """Reports, leases and claims, orders and pins. A lease not renewed in time is gone; an older epoch never overwrites
+    a newer one."""
 
     async def next_epoch(self) -> int:
         """A number higher than every one given out before."""
@@ -156,7 +160,7 @@ class FleetStore(Protocol):
         """Remove report, lease, GPU lease and claims of this worker, if they are still this epoch's."""
 
     async def sighting(self) -> Sighting:
-        """All workers and claims."""
+        """All workers and claims, with the orders that wait and the pins. Orders whose life is over end by it."""
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
         """Take or renew the right to load a model; false while another worker has it."""
@@ -171,10 +175,26 @@ class FleetStore(Protocol):
         """Remove a lost worker's report, unless it has come back (newer report, or a live lease)."""
 
     async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
-        """Keep what was measured of a model on a type of GPU."""
+        """Keep what was measured of a model on a type of GPU. A known ``reload_s`` stays where this has none."""
 
     async def learned(self) -> Mapping[tuple[str, str], Measurement]:
         """All measurements by ``(model, gpu_name)``."""
+
+    async def order(self, order: Order) -> None:
+        """Place an operator's order and say ``order.asked``; the one that waits for the same model and worker ends as
+        ``replaced``. It lives from now on for as long as from ``asked_at`` to ``expires_at``. Idempotent by id."""
+
+    async def end_order(self, order_id: str, state: OrderState, reason: str, now: float) -> bool:
+        """End an order that waits and say ``order.ended``; false if it has ended otherwise, or is forgotten."""
+
+    async def get_order(self, order_id: str) -> Order:
+        """One order; ``UnknownOrder``. Those that have ended are kept for a while."""
+
+    async def pin(self, model: str, worker: str | None, by: str, now: float) -> None:
+        """Pin a model on a worker (``None``: everywhere) until it is unpinned; if that is new, say ``model.pinned``."""
+
+    async def unpin(self, model: str, workers: Iterable[str], by: str, now: float) -> None:
+        """Take back these pins of a model (``EVERYWHERE``: the one for all workers); say ``model.unpinned`` of each."""
 
     async def wake(self) -> None:
         """Hint to all workers that demand or residency changed."""
@@ -227,6 +247,8 @@ class Delivery(Protocol):
     """True if a worker put it into the model's queue from fallback; false if the broker routed it there."""
     dead_reason: str | None
     """Why the broker itself gave it up (``delivery_limit``, ``expired``), where it came by dead-lettering."""
+    redelivered: bool
+    """True if it was in somebody's hands before and came back from there."""
 
     async def ack(self) -> None:
         """Settled: the broker may forget it."""

@@ -26,6 +26,7 @@ class RabbitDelivery:
         self.parked = PARKED_HEADER in headers
         reason = headers.get("x-last-death-reason") or headers.get("x-first-death-reason")
         self.dead_reason = None if reason is None else str(reason)
+        self.redelivered = bool(message.redelivered)
         self._message = message
         self._settled = False
 

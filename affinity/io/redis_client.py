@@ -10,16 +10,18 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from affinity.errors import AffinityError, InvariantBroken, StoreUnavailable
+from affinity.io.redis_subscription import heard_on
 from affinity.io.redis_wire import RedisWire
 
 Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
@@ -75,7 +77,7 @@ class RedisLink:
     """A pool of connections to one server. Makes none before its first call; close it at the end."""
 
     def __init__(self, url: str, patience: Patience = REQUESTS, connections: int = 32) -> None:
-        """``url`` as ``redis://`` or ``rediss://``; ``ValueError`` where it is no such URL."""
+        """``url`` as ``redis://``, ``rediss://`` or ``unix://``; ``ValueError`` where it is no such URL."""
         self._url = url
         self._patience = patience
         pool = BlockingConnectionPool.from_url(
@@ -86,7 +88,6 @@ class RedisLink:
             timeout=patience.answer_s,
             socket_connect_timeout=patience.connect_s,
             socket_timeout=patience.answer_s,
-            socket_keepalive=True,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), patience.retries),
             # Without these a connection to a demoted primary would answer READONLY for ever.
             retry_on_error=[exceptions.ReadOnlyError, exceptions.BusyLoadingError],
@@ -94,16 +95,20 @@ class RedisLink:
             # A lone surrogate in somebody's error message must not make its job impossible to store.
             encoding_errors="replace",
             protocol=2,
+            # A Unix socket knows none, and its connection refuses the option.
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         )
         where = pool.connection_kwargs
         self.address = str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
         self._client = Redis.from_pool(pool)
         # The wire has time-outs and retries of its own.
         bare = {**where, "socket_timeout": None, "retry": Retry(ExponentialBackoff(), 0)}
+        self._connection = partial(cast(Callable[..., AbstractConnection], pool.connection_class), **bare)
         self._wire = RedisWire(
-            lambda: pool.connection_class(**bare),
+            self._connection,
             connect_s=patience.connect_s,
             answer_s=patience.answer_s,
+            deadline_s=patience.deadline_s,
             retries=patience.retries,
         )
 
@@ -136,8 +141,7 @@ class RedisLink:
     async def call(self, *command: str | int) -> Any:
         """One idempotent command on the shared connection: for what every job needs. ``StoreUnavailable`` as ever."""
         try:
-            async with asyncio.timeout(self._patience.deadline_s):
-                return await self._wire.call(*command)
+            return await self._wire.call(*command)
         except exceptions.NoScriptError:
             raise
         except TRANSLATED as error:
@@ -151,18 +155,15 @@ class RedisLink:
         """
         failures = 0
         while True:
-            link = self.alone()
+            heard = heard_on(self._connection(), channel, self._patience.connect_s, silence_s)
             try:
-                async with link.guard(deadline=False) as client, client.pubsub() as subscription:
-                    await subscription.subscribe(channel)
-                    while True:
-                        message = await _next_message(subscription, silence_s)
-                        failures = 0
-                        yield message
-            except StoreUnavailable:
+                async for message in heard:
+                    failures = 0
+                    yield message
+            except TRANSLATED:
                 failures += 1
             finally:
-                await link.close()
+                await heard.aclose()
             await asyncio.sleep(backoff_s(failures - 1))
 
     async def close(self) -> None:
@@ -175,22 +176,6 @@ class RedisLink:
 def backoff_s(failures: int) -> float:
     """How long to wait after that many failures before. Spread out: a whole fleet loses the server at one instant."""
     return BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * random.uniform(0.5, 1.0)
-
-
-async def _next_message(subscription: PubSub, silence_s: float) -> str | None:
-    asked = False
-    while True:
-        message = await subscription.get_message(timeout=silence_s)
-        if message is not None and message["type"] == "message":
-            return str(message["data"])
-        if message is not None and message["type"] == "subscribe":
-            return None
-        if message is None:
-            # A connection whose other end has vanished stays silent for ever: only an answer shows that it is there.
-            if asked:
-                raise TimeoutError(f"the subscription has been silent for {2 * silence_s:.0f} s")
-            await subscription.ping()
-        asked = message is None
 
 
 def lua(name: str) -> str:

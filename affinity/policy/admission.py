@@ -1,14 +1,19 @@
 """May a model be asked for at all? Only if some live GPU could hold it when empty (law L9)."""
 
+from collections.abc import Iterable
+
 from affinity.errors import NeverFits
-from affinity.fleet import GIB, FleetView, ModelFacts
+from affinity.fleet import GIB, FleetView, Gpu, ModelFacts
 
 
 def fits_somewhere(facts: ModelFacts, fleet: FleetView) -> bool:
     """True if a live GPU could hold the model when empty, or nobody is there who could tell."""
-    return not fleet.workers or any(
-        facts.on(w.gpu).footprint_bytes <= w.gpu.usable_bytes for w in fleet.workers.values()
-    )
+    return not fleet.workers or fits_one_of(facts, (worker.gpu for worker in fleet.workers.values()))
+
+
+def fits_one_of(facts: ModelFacts, gpus: Iterable[Gpu]) -> bool:
+    """True if one of these GPUs could hold the model when empty."""
+    return any(facts.on(gpu).footprint_bytes <= gpu.usable_bytes for gpu in gpus)
 
 
 def check_fits(facts: ModelFacts, fleet: FleetView) -> None:

@@ -21,6 +21,7 @@ class Load:
     """``worker`` evicts ``victims``, then loads ``model``, which takes ``footprint_bytes``.
 
     ``copies`` is how many workers held the model when this was decided: if there are more by now, it is out of date.
+    ``order`` is the id of the operator's order it carries out; empty where the policy itself wants the load.
     """
 
     worker: str
@@ -29,6 +30,20 @@ class Load:
     victims: tuple[str, ...]
     copies: int
     reason: str
+    order: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """``worker`` takes no more jobs of ``model`` and evicts it once none runs there, to make room for nothing.
+
+    ``order`` is the id of the operator's order that it carries out.
+    """
+
+    worker: str
+    model: str
+    reason: str
+    order: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +57,18 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nobody loads ``model`` now; ``until`` is when that may change by itself (``None``: only by an event)."""
+    """Nobody loads ``model`` now; ``until`` is when that may change by itself (``None``: only by an event).
+
+    ``order`` is the id of the operator's order that waits; empty where it is the model's queued jobs.
+    """
 
     model: str
     until: float | None
     reason: str
+    order: str = ""
 
 
-Decision = Serve | Load | GiveUp | Wait
+Decision = Serve | Load | Unload | GiveUp | Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +86,18 @@ class Plan:
         """What that worker should load."""
         return next((d for d in self.decisions if isinstance(d, Load) and d.worker == worker), None)
 
+    def unloads(self, worker: str) -> tuple[Unload, ...]:
+        """The models that worker should evict, because an operator asked for it."""
+        return tuple(d for d in self.decisions if isinstance(d, Unload) and d.worker == worker)
+
     def give_ups(self, worker: str) -> tuple[GiveUp, ...]:
         """The models whose jobs that worker should fail."""
         return tuple(d for d in self.decisions if isinstance(d, GiveUp) and d.worker == worker)
 
     def about(self, model: str) -> Decision:
-        """The decision that concerns a model in demand most: a load, a refusal, who serves it, else why it waits."""
+        """The decision that concerns a model most: a load, a refusal, who serves it, why it waits, or an eviction."""
         concerning = [d for d in self.decisions if d.model == model]
-        for kind in (Load, GiveUp, Serve, Wait):
+        for kind in (Load, GiveUp, Serve, Wait, Unload):
             for decision in concerning:
                 if isinstance(decision, kind):
                     return decision

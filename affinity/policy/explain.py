@@ -13,7 +13,7 @@ from types import MappingProxyType
 from affinity.fleet import GIB, Demand, FleetView, ModelFacts, ResidencyState, WorkerReport
 from affinity.policy.admission import fits_somewhere
 from affinity.policy.decisions import Decision, GiveUp, Load
-from affinity.policy.eta import Eta, Forecast
+from affinity.policy.eta import Eta, forecast
 from affinity.policy.ledger import VramLedger
 from affinity.policy.placement import plan
 from affinity.policy.tuning import DEFAULT, Tuning
@@ -35,19 +35,6 @@ class Standing(StrEnum):
     HAS_ROOM = "has_room"
     WOULD_EVICT = "would_evict"
     NO_ROOM = "no_room"
-
-
-COULD_LOAD = frozenset(
-    {
-        Standing.CHOSEN,
-        Standing.LOADING,
-        Standing.LOADS_OTHER,
-        Standing.HAS_ROOM,
-        Standing.WOULD_EVICT,
-        Standing.NO_ROOM,
-    }
-)
-"""A worker that stands so, and does not hold the model ready, may load it now or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +102,8 @@ class _Explainer:
             return Explanation(decision, (), None)
         workers = [self._fleet.workers[name] for name in sorted(self._fleet.workers)]
         candidates = tuple(Candidate(w.worker, *self._standing(w)) for w in workers)
-        able = [w for w, c in zip(workers, candidates, strict=True) if c.standing in COULD_LOAD and not self._ready(w)]
-        forecast = Forecast(self._fleet, self._demand, self._facts, self._now, self._tuning, self._made)
-        return Explanation(decision, candidates, forecast.eta(self._model, ahead, created_at, able))
-
-    def _ready(self, worker: WorkerReport) -> bool:
-        resident = worker.holds(self._model)
-        return resident is not None and resident.state is ResidencyState.READY
+        eta = forecast(self._model, ahead, created_at, self._fleet, self._demand, self._facts, self._now, self._tuning)
+        return Explanation(decision, candidates, eta)
 
     def _standing(self, worker: WorkerReport) -> tuple[Standing, str]:
         resident = next((r for r in worker.residents if r.model == self._model), None)

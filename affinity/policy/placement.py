@@ -10,44 +10,30 @@ Everybody computes the same plan from the same view and carries out only the dec
 4. Victims neither run, load nor are pinned, and are not fresh; what is asked for least, for its size, goes first.
 5. A model with queued jobs is a victim only if the newcomer is overdue and the worker has served long enough since its
    last load to have paid for it: models take turns, and turns are amortised.
+
+``Planner`` is told of changes and decides again only what they may have changed; ``plan`` tells it everything at once.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from heapq import nsmallest
+from math import inf
 
 from affinity.errors import NeverFits
-from affinity.fleet import Demand, FleetView, ModelFacts, Residency, ResidencyState, WorkerReport
+from affinity.fleet import Demand, FleetView, ModelFacts, ResidencyState, WorkerReport
 from affinity.job import JobError
-from affinity.policy.admission import check_fits, fits_somewhere
+from affinity.policy.admission import check_fits, fits_one_of
+from affinity.policy.alarms import Alarms
+from affinity.policy.board import Board
 from affinity.policy.decisions import Decision, GiveUp, Load, Plan, Serve, Wait
-from affinity.policy.ledger import VramLedger
+from affinity.policy.offers import Offer, Offers, Room
+from affinity.policy.orders import Candidate, with_orders
+from affinity.policy.shortlist import Shortlist
 from affinity.policy.tuning import DEFAULT, Tuning
-from affinity.policy.worth import Worth, cheapest_first
+from affinity.policy.worth import Worth
 
-LEAST_YOUNG_S = 0.05
-"""Models that load in no time would otherwise make room for each other without end, and none would serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """What it would take to load a model on one worker: ``cost_s`` is the time to ready and what the victims cost."""
-
-    worker: WorkerReport
-    footprint_bytes: int
-    victims: tuple[str, ...]
-    ends_turn: bool
-    ready_s: float
-    lost_s: float
-    free_bytes: int
-
-    @property
-    def cost_s(self) -> float:
-        """Time until the model is ready there, and what its victims will cost."""
-        return self.ready_s + self.lost_s
-
-    def rank(self) -> tuple[bool, float, bool, int, str]:
-        """Least harm first: no warm turn ended, the lowest cost, an idle worker, the emptiest GPU."""
-        return (self.ends_turn, self.cost_s, self.worker.busy, -self.free_bytes, self.worker.worker)
+MOST_NAMES = 5
+"""A reason names so many workers, and counts the others."""
 
 
 def plan(
@@ -61,175 +47,299 @@ def plan(
 
     ``demand`` has at most one entry per model; ``facts`` is keyed by model. A model without facts is left to wait.
     """
-    return _Planner(fleet, demand, facts, now, tuning).plan()
+    planner = Planner(facts, tuning)
+    for report in fleet.workers.values():
+        planner.report(report)
+    for each in demand:
+        planner.ask(each)
+    planner.claimed(fleet.claims)
+    return with_orders(planner.plan(now), fleet, facts, now, planner.best_by_hand)
 
 
-class _Planner:
-    """One computation of a plan. Holds its inputs and what has been decided so far; lives for one call."""
+class Planner:
+    """Plans again and again for one fleet. Pure: what it says depends only on what it was told, and the instant.
 
-    def __init__(
-        self,
-        fleet: FleetView,
-        demand: Iterable[Demand],
-        facts: Mapping[str, ModelFacts],
-        now: float,
-        tuning: Tuning,
-    ) -> None:
-        known = {d.model: d for d in demand}
-        self._fleet = fleet
-        self._workers = [fleet.workers[name] for name in sorted(fleet.workers)]
-        self._waiting = {
-            d.model: d for d in sorted(known.values(), key=lambda d: (d.oldest_at, d.model)) if d.queued > 0
-        }
-        self._facts = facts
-        self._now = now
+    Each plan has the decisions that may have changed since the last one. A ``Load`` or ``Serve`` that has not been
+    carried out (that is, reported) is decided again each time.
+    """
+
+    def __init__(self, facts: Mapping[str, ModelFacts], tuning: Tuning = DEFAULT) -> None:
+        self.board = Board(facts, tuning.overlap)
         self._tuning = tuning
-        self._worth = Worth(fleet, known, facts, now, tuning)
-        self._loading = {w.worker for w in self._workers if w.loading} | set(fleet.claims.values())
-        self._scarce = False
-        self._leaving: dict[str, tuple[str, ...]] = {}
-        self._wake_at: list[float] = []
+        self._alarms = Alarms()
+        self._worth = Worth(self.board, tuning)
+        self._offers = Offers(self.board, self._worth, tuning, self._alarms)
+        self._shortlist = Shortlist(self.board, self._offers, tuning)
+        self._claimers: frozenset[str] = frozenset()
+        self._models: set[str] = set()
+        """To be decided again, wherever they might go."""
+        self._serving: set[str] = set()
+        """Workers that may have something to serve."""
+        self._opened: set[str] = set()
+        """Workers that may be able to make room where they could not before."""
+        self._blocked: dict[str, float] = {}
+        """Models that would be loaded if there were room, or if it cost less: what the victims would cost, in seconds."""
+        self._homeless: set[str] = set()
+        """Models in demand that nobody holds and nobody is about to load."""
+        self._held_back: set[str] = set()
+        """Models whose further copies are dear as long as others are homeless."""
+        self._decided: dict[str, Load] = {}
+        """Loads decided and not yet seen to begin, by worker."""
+        self._going: dict[str, str] = {}
+        """Where their models go."""
 
-    def plan(self) -> Plan:
-        """All decisions: what becomes of each model in demand, oldest head first, then who serves what stays."""
-        decisions: list[Decision] = []
-        for demand in sorted(self._waiting.values(), key=lambda d: bool(self._fleet.holders(d.model))):
-            decision = self._place(demand)
-            if isinstance(decision, Wait) and not self._fleet.holders(demand.model):
-                self._scarce = True
+    def report(self, report: WorkerReport) -> None:
+        """A worker says something new of itself."""
+        before = self.board.workers.get(report.worker)
+        self.board.report(report)
+        self._changed(report.worker, *(each for each in (before, report) if each))
+
+    def lose(self, worker: str) -> None:
+        """A worker is gone."""
+        before = self.board.workers[worker]
+        self.board.lose(worker)
+        self._changed(worker, before)
+
+    def ask(self, demand: Demand) -> None:
+        """The demand for a model has changed."""
+        model, before = demand.model, self.board.waiting.get(demand.model)
+        self.board.ask(demand)
+        if demand.queued > 0:
+            # A rate alone, as it rises and falls, is no reason to decide again.
+            if before is None or replace(before, rate=demand.rate) != demand:
+                self._models.add(model)
+        elif before:
+            self._satisfied(model)
+
+    def drop(self, model: str) -> None:
+        """Nobody asks for a model any more."""
+        self.board.drop(model)
+        self._satisfied(model)
+
+    def claimed(self, claims: Mapping[str, str]) -> None:
+        """These are all the claims there are (model -> worker)."""
+        changed = self.board.claims.items() ^ claims.items()
+        self.board.claims, self._claimers = claims, frozenset(claims.values())
+        self._models.update(model for model, _ in changed if model in self.board.waiting)
+        self._opened.update(worker for _, worker in changed)
+
+    def plan(self, now: float) -> Plan:
+        """What becomes of each model in demand, oldest head first, then who serves what stays."""
+        self.board.now = now
+        models, workers = self._alarms.ring(now)
+        self._models.update(models & self.board.waiting.keys())
+        self._open(workers)
+        rooms = [self._offers.room(w) for w in map(self.board.workers.get, self._opened) if w and self._able(w)]
+        self._opened.clear()
+        todo = self._models | self._blocked.keys() if rooms else set(self._models)
+        decisions = self._place_all((m for m in todo if not self.board.holders(m)), rooms, further=False)
+        if not self._homeless:
+            self._models |= self._held_back
+            todo |= self._held_back
+        decisions += self._place_all((m for m in todo if self.board.holders(m)), rooms, further=True)
+        serves = self._serve_all()
+        self._serving = {serve.worker for serve in serves}
+        self._models = {each.model for each in decisions if isinstance(each, GiveUp)}
+        return Plan((*decisions, *serves), self._alarms.next_at)
+
+    def best_by_hand(self, model: str, candidates: Sequence[Candidate]) -> Offer | None:
+        """The cheapest load that an operator asked for: see ``affinity.policy.orders``."""
+        offers = [offer for worker, idle in candidates if (offer := self._offers.by_hand(worker, model, idle))]
+        return min(offers, key=Offer.rank, default=None)
+
+    def _changed(self, worker: str, *reports: WorkerReport) -> None:
+        self._models.update(r.model for report in reports for r in report.residents if r.model in self.board.waiting)
+        if load := self._decided.get(worker):
+            self._models.add(load.model)
+        self._serving.add(worker)
+        self._open((worker,))
+
+    def _open(self, workers: Iterable[str]) -> None:
+        for worker in workers:
+            self._opened.add(worker)
+            self._shortlist.changed(worker)
+
+    def _satisfied(self, model: str) -> None:
+        """Its queue is empty: it is nobody's business, and whoever holds it may evict it."""
+        self._blocked.pop(model, None)
+        for group in (self._models, self._homeless, self._held_back):
+            group.discard(model)
+        self._alarms.forget_model(model)
+        self._recall(model)
+        if self._blocked:
+            self._opened.update(self.board.holders(model))
+
+    def _recall(self, model: str) -> None:
+        """The load of it that was decided, if any, is not."""
+        if worker := self._going.pop(model, None):
+            del self._decided[worker]
+            self._opened.add(worker)
+
+    def _place_all(self, models: Iterable[str], rooms: list[Room], further: bool) -> list[Decision]:
+        """Decide about models that somebody holds already, or about those that nobody does; oldest head first."""
+        decisions = []
+        waiting = [self.board.waiting[model] for model in models]
+        for demand in sorted(waiting, key=lambda d: (d.oldest_at, d.model)):
+            again = demand.model in self._models
+            opened = None if again else self._worth_asking(demand, rooms, further)
+            if opened == []:
+                continue
+            self._recall(demand.model)
+            decision = self._place(demand, opened)
             if isinstance(decision, Load):
-                self._loading.add(decision.worker)
-                self._leaving[decision.worker] = decision.victims
-            decisions.append(decision)
-        decisions.extend(serve for worker in self._workers if (serve := self._serve(worker)))
-        return Plan(tuple(decisions), min((at for at in self._wake_at if at > self._now), default=None))
+                self._decided[decision.worker] = decision
+                self._going[decision.model] = decision.worker
+            if again or not isinstance(decision, Wait):
+                decisions.append(decision)
+        return decisions
 
-    def _serve(self, worker: WorkerReport) -> Serve | None:
-        if worker.busy or worker.draining:
-            return None
-        ready = {r.model for r in worker.residents if r.state is ResidencyState.READY}
-        # Served once more, a victim would be running when its load begins, and so for ever.
-        ready.difference_update(self._leaving.get(worker.worker, ()))
-        for demand in self._waiting.values():
-            if demand.model in ready and demand.model in self._facts:
-                waited_s = demand.oldest_wait_s(self._now)
-                most = min(demand.queued, self._facts[demand.model].max_batch)
-                return Serve(worker.worker, demand.model, most, f"warm, and its oldest job waited {waited_s:.3f} s")
-        return None
+    def _worth_asking(self, demand: Demand, rooms: list[Room], further: bool) -> list[WorkerReport]:
+        """Those of the workers where something is new that may have a better offer for a blocked model."""
+        below_s, offers = self._blocked[demand.model], self._offers
+        return [
+            room.worker
+            for room in rooms
+            if offers.may_be_had(room, demand, further, below_s) and self._able(room.worker)
+        ]
 
-    def _place(self, demand: Demand) -> Decision:
-        """A load, a refusal or a wait for one model."""
-        facts = self._facts.get(demand.model)
-        if facts is None:
-            return Wait(demand.model, None, "the catalogue here does not have it")
-        if claimer := self._fleet.claims.get(demand.model):
-            return Wait(demand.model, None, f"{claimer} is loading it")
-        holders = self._fleet.holders(demand.model)
-        if any(r and r.state is ResidencyState.LOADING for r in (h.holds(demand.model) for h in holders)):
-            return Wait(demand.model, None, "it is being loaded")
-        able = [w for w in self._workers if not w.draining and all(r.model != demand.model for r in w.residents)]
+    def _able(self, worker: WorkerReport) -> bool:
+        """True if it could begin to load now, or when what it runs has ended."""
+        name = worker.worker
+        return not (worker.draining or worker.loading or name in self._decided or name in self._claimers)
+
+    def _place(self, demand: Demand, only: list[WorkerReport] | None) -> Decision:
+        """A load, a refusal or a wait for one model. ``only``: nothing is new but these workers."""
+        model = demand.model
+        self._blocked.pop(model, None)
+        self._homeless.discard(model)
+        self._held_back.discard(model)
+        if only is None:
+            self._alarms.forget_model(model)
+        facts, holders = self.board.facts.get(model), self.board.holders(model)
         if holders:
-            return self._further_copy(demand, facts, holders, able)
-        if refused := self._give_up(demand, facts, able):
+            decision = self._further_copy(demand, holders, only) if facts else None
+        else:
+            decision = self._first_copy(demand, facts, only) if facts else None
+            if decision is None or isinstance(decision, Wait):
+                self._homeless.add(model)
+        return decision or Wait(model, None, "the catalogue here does not have it")
+
+    def _first_copy(self, demand: Demand, facts: ModelFacts, only: list[WorkerReport] | None) -> Decision:
+        model = demand.model
+        if claimer := self.board.claims.get(model):
+            return Wait(model, None, f"{claimer} is loading it")
+        if only is None and (refused := self._give_up(demand, facts)):
             return refused
-        offer = self._best_offer(able, demand, facts, frozenset())
+        offer = self._best_offer(demand, False, only)
         if offer is None:
-            return Wait(demand.model, min(self._wake_at, default=None), "no worker can make room for it now")
+            self._blocked[model] = inf
+            return Wait(model, self._alarms.next_at, "no worker can make room for it now")
         due_at = (self._tuning.first_rent * offer.lost_s + demand.summed_arrival_s) / demand.queued
-        if offer.victims and self._now < due_at:
-            self._wake_at.append(due_at)
-            return Wait(demand.model, due_at, f"{', '.join(offer.victims)} would have to go: that does not pay yet")
+        if offer.victims and self.board.now < due_at:
+            self._blocked[model] = offer.lost_s
+            self._alarms.for_model(due_at, model)
+            return Wait(model, due_at, f"{', '.join(offer.victims)} would have to go: that does not pay yet")
         return _load(offer, demand, 0, f"{demand.queued} queued and nobody holds it")
 
     def _further_copy(
-        self, demand: Demand, facts: ModelFacts, holders: tuple[WorkerReport, ...], able: list[WorkerReport]
+        self,
+        demand: Demand,
+        holders: Mapping[str, WorkerReport],
+        only: list[WorkerReport] | None,
     ) -> Decision:
         """Rent or buy: waiting for the holders against one more copy."""
-        names = ", ".join(holder.worker for holder in holders)
-        if any(not holder.busy and not holder.draining for holder in holders):
-            return Wait(demand.model, None, f"{names} will serve it at once")
-        offer = self._best_offer(able, demand, facts, frozenset(self._waiting))
+        model, now = demand.model, self.board.now
+        if claimer := self.board.claims.get(model):
+            return Wait(model, None, f"{claimer} is loading it")
+        if self.board.loaders(model):
+            return Wait(model, None, "it is being loaded")
+        names = _named(holders)
+        if self.board.free_holders(model):
+            return Wait(model, None, f"{names} will serve it at once")
+        scarce = bool(self._homeless)
+        if scarce:
+            self._held_back.add(model)
+        warm_s = self._worth.warm_start_s(demand, holders.values())
+        rent = self._tuning.rent * (self._tuning.scarce if scarce else 1.0)
+
+        def pays_at(cost_s: float) -> float:
+            """Stated as an instant, so that it is never just short of what the plan said it would wake at."""
+            if not self._tuning.hold or (warm_s > cost_s and not scarce):
+                return now
+            return (rent * cost_s + demand.summed_arrival_s) / demand.queued
+
+        later = f"{names} will serve it: a further copy does not pay yet"
+        if (due_at := pays_at(self._worth.least_load_s(model))) > now:
+            self._alarms.for_model(due_at, model)
+            return Wait(model, due_at, later)
+        offer = self._best_offer(demand, True, only)
         if offer is None:
-            return Wait(demand.model, None, f"{names} will serve it: no worker can make room for a further copy")
-        warm_s = self._worth.warm_start_s(demand, holders)
-        # Stated as an instant, so that it is never just short of what the plan said it would wake at.
-        rent = self._tuning.rent * (self._tuning.scarce if self._scarce else 1.0)
-        due_at = (rent * offer.cost_s + demand.summed_arrival_s) / demand.queued
-        pays = warm_s > offer.cost_s and not self._scarce
-        if self._tuning.hold and not pays and self._now < due_at:
-            self._wake_at.append(due_at)
-            return Wait(demand.model, due_at, f"{names} will serve it: a further copy does not pay yet")
-        summed_s = demand.summed_wait_s(self._now)
+            self._blocked[model] = inf
+            return Wait(model, None, f"{names} will serve it: no worker can make room for a further copy")
+        if (due_at := pays_at(offer.cost_s)) > now:
+            self._blocked[model] = offer.lost_s
+            self._alarms.for_model(due_at, model)
+            return Wait(model, due_at, later)
         reason = (
-            f"{names} hold it, but the last job would wait {warm_s:.1f} s, they waited {summed_s:.1f} s in sum, "
-            f"and a copy costs {offer.cost_s:.1f} s"
+            f"{names} hold it, but the last job would wait {warm_s:.1f} s, they waited "
+            f"{demand.summed_wait_s(now):.1f} s in sum, and a copy costs {offer.cost_s:.1f} s"
         )
         return _load(offer, demand, len(holders), reason)
 
-    def _best_offer(
-        self, able: list[WorkerReport], demand: Demand, facts: ModelFacts, spared: frozenset[str]
-    ) -> _Offer | None:
-        """The cheapest load. ``spared`` models are never victims."""
-        offers = [o for w in able if (o := self._offer(w, demand, facts, spared))]
-        return min(offers, key=_Offer.rank, default=None)
+    def _best_offer(self, demand: Demand, further: bool, only: list[WorkerReport] | None) -> Offer | None:
+        """The cheapest load. A further copy ends nobody's turn."""
+        asked = only or self._shortlist.candidates(demand.model, not further, self._able)
+        offers = [offer for worker in asked if (offer := self._offers.on(worker, demand, further))]
+        return min(offers, key=Offer.rank, default=None)
 
-    def _offer(self, worker: WorkerReport, demand: Demand, facts: ModelFacts, spared: frozenset[str]) -> _Offer | None:
-        if worker.worker in self._loading:
+    def _serve_all(self) -> list[Serve]:
+        """What free workers serve: those that something is new about, and as many as a queue that grew keeps busy."""
+        serves = {name: serve for name in self._serving if (serve := self._serve(name))}
+        for model in self._models:
+            facts = self.board.facts.get(model)
+            left = -(-self.board.waiting[model].queued // facts.max_batch) if facts else 0
+            for name in sorted(self.board.free_holders(model)) if left else ():
+                if name not in serves and (serve := self._serve(name)):
+                    serves[name] = serve
+                left -= name in serves and serves[name].model == model
+                if not left:
+                    break
+        return [serves[name] for name in sorted(serves)]
+
+    def _serve(self, name: str) -> Serve | None:
+        worker = self.board.workers.get(name)
+        if worker is None or not self.board.can_serve(worker):
             return None
-        if refusal := worker.refuses(demand.model, self._now):
-            self._wake_at.append(refusal.until)
+        # Served once more, a victim would be running when its load begins, and so for ever.
+        leaving = load.victims if (load := self._decided.get(name)) else ()
+        queues = [
+            self.board.waiting[r.model]
+            for r in worker.residents
+            if r.model in self.board.waiting
+            and r.state is ResidencyState.READY
+            and r.model not in leaving
+            and r.model in self.board.facts
+        ]
+        if not queues:
             return None
-        size = facts.on(worker.gpu).footprint_bytes
-        ledger = VramLedger(worker.gpu.capacity_bytes, {r.model: r.footprint_bytes for r in worker.residents})
-        ready_s = self._worth.ready_s(worker, demand.model)
-        if size <= ledger.free_bytes:
-            return _Offer(worker, size, (), False, ready_s, 0.0, ledger.free_bytes)
-        evictable = self._evictable(worker, demand, spared)
-        victims = ledger.victims_for(size, [(r.model, r.footprint_bytes) for r, _ in evictable])
-        if victims is None:
-            return None
-        lost_s = sum(cost_s for r, cost_s in evictable if r.model in victims)
-        ends_turn = any(victim in self._waiting for victim in victims)
-        return _Offer(worker, size, victims, ends_turn, ready_s, lost_s, ledger.free_bytes)
+        first = min(queues, key=lambda d: (d.oldest_at, d.model))
+        most = min(first.queued, self.board.facts[first.model].max_batch)
+        waited_s = first.oldest_wait_s(self.board.now)
+        return Serve(name, first.model, most, f"warm, and its oldest job waited {waited_s:.3f} s")
 
-    def _evictable(self, worker: WorkerReport, demand: Demand, spared: frozenset[str]) -> list[tuple[Residency, float]]:
-        """Possible victims with their cost, best first: those nobody waits for, then (if a turn may end) the others."""
-        idle = [r for r in worker.residents if self._may_go(worker, r) and r.model not in spared]
-        unasked = cheapest_first(worker, (r for r in idle if r.model not in self._waiting), self._worth, self._tuning)
-        asked = [r for r in idle if r.model in self._waiting]
-        if not asked or not self._turn_may_end(worker, demand):
-            return unasked
-        return unasked + cheapest_first(worker, asked, self._worth, self._tuning)
-
-    def _may_go(self, worker: WorkerReport, resident: Residency) -> bool:
-        if resident.state is not ResidencyState.READY or resident.running or resident.pinned:
-            return False
-        facts = self._facts.get(resident.model)
-        if facts is None:
-            return True
-        young_s = max(LEAST_YOUNG_S, self._tuning.young_loads * facts.on(worker.gpu).load_s)
-        grown_up_at = resident.loaded_at + young_s
-        if grown_up_at > self._now:
-            self._wake_at.append(grown_up_at)
-            return False
-        return True
-
-    def _turn_may_end(self, worker: WorkerReport, demand: Demand) -> bool:
-        load_s = self._worth.load_s(worker, demand.model)
-        overdue_at = demand.oldest_at + self._tuning.overdue_loads * load_s
-        if overdue_at > self._now:
-            self._wake_at.append(overdue_at)
-            return False
-        return worker.served_s >= self._tuning.amortised_loads * load_s
-
-    def _give_up(self, demand: Demand, facts: ModelFacts, able: list[WorkerReport]) -> Decision | None:
+    def _give_up(self, demand: Demand, facts: ModelFacts) -> Decision | None:
         """Fail the queue where no live worker will ever hold the model; ``None`` while there is hope."""
+        fits = fits_one_of(facts, self.board.gpus())
+        if fits and not self.board.refused(demand.model):
+            return None
+        workers = [self.board.workers[name] for name in sorted(self.board.workers)]
+        able = [w for w in workers if not w.draining and all(r.model != demand.model for r in w.residents)]
         if not able:
             return None
-        if not fits_somewhere(facts, self._fleet):
+        if not fits:
             return self._misfit(demand, facts, able[0])
         large = [w for w in able if facts.on(w.gpu).footprint_bytes <= w.gpu.usable_bytes]
-        refusals = [w.refuses(demand.model, self._now) for w in large]
+        refusals = [w.refuses(demand.model, self.board.now) for w in large]
         if large and all(r is not None and r.hopeless for r in refusals):
             last = max((r for r in refusals if r), key=lambda r: (r.until, r.code))
             return GiveUp(large[0].worker, demand.model, JobError(last.code, last.message))
@@ -238,14 +348,20 @@ class _Planner:
     def _misfit(self, demand: Demand, facts: ModelFacts, worker: WorkerReport) -> Decision:
         give_up_at = demand.oldest_at + self._tuning.misfit_s
         try:
-            check_fits(facts, self._fleet)
+            check_fits(facts, FleetView(self.board.workers))
         except NeverFits as error:
-            if give_up_at <= self._now:
+            if give_up_at <= self.board.now:
                 return GiveUp(worker.worker, demand.model, JobError(error.code, error.message))
-            self._wake_at.append(give_up_at)
+            self._alarms.for_model(give_up_at, demand.model)
             return Wait(demand.model, give_up_at, error.message)
         return Wait(demand.model, None, "it fits")
 
 
-def _load(offer: _Offer, demand: Demand, copies: int, reason: str) -> Load:
+def _load(offer: Offer, demand: Demand, copies: int, reason: str) -> Load:
     return Load(offer.worker.worker, demand.model, offer.footprint_bytes, offer.victims, copies, reason)
+
+
+def _named(workers: Mapping[str, WorkerReport]) -> str:
+    """Their ids, the first few of them if they are many."""
+    names = ", ".join(nsmallest(MOST_NAMES, workers))
+    return names if len(workers) <= MOST_NAMES else f"{names} and {len(workers) - MOST_NAMES} others"

@@ -1,41 +1,38 @@
 """What things cost, in seconds of somebody's waiting: a load, an eviction, waiting for a warm start."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
+from math import fsum
 
-from affinity.fleet import Demand, FleetView, ModelFacts, Residency, ResidencyState, WorkerReport
+from affinity.fleet import Demand, Residency, WorkerReport
+from affinity.policy.board import Board
 from affinity.policy.tuning import Tuning
 
 LEAST_RESIDUAL = 0.5
 """A batch that runs longer than expected is expected to run this share of the mean on: long ones are long."""
 
+Priced = tuple[Residency, float]
+"""A resident and what evicting it is expected to cost, in seconds."""
+
 
 class Worth:
-    """Estimates from one view of the fleet. Pure; made anew for each plan."""
+    """Estimates from what the board says."""
 
-    def __init__(
-        self,
-        fleet: FleetView,
-        demand: Mapping[str, Demand],
-        facts: Mapping[str, ModelFacts],
-        now: float,
-        tuning: Tuning,
-    ) -> None:
-        self._demand = demand
-        self._facts = facts
-        self._now = now
+    def __init__(self, board: Board, tuning: Tuning) -> None:
+        self._board = board
         self._tuning = tuning
-        self._holders: dict[str, int] = {}
-        for worker in fleet.workers.values():
-            for resident in worker.residents:
-                if resident.state is not ResidencyState.DRAINING:
-                    self._holders[resident.model] = self._holders.get(resident.model, 0) + 1
 
     def load_s(self, worker: WorkerReport, model: str) -> float:
         """Time to load the model there, by the tier its weights lie on."""
-        known = self._facts[model].on(worker.gpu)
+        known = self._board.facts[model].on(worker.gpu)
         if model in worker.cached and known.reload_s is not None:
             return known.reload_s
         return known.load_s
+
+    def least_load_s(self, model: str) -> float:
+        """The shortest time to load the model anywhere: what no offer can be cheaper than."""
+        facts = self._board.facts[model]
+        known = [facts.on(gpu) for gpu in self._board.gpus()]
+        return min(min(each.load_s, each.load_s if each.reload_s is None else each.reload_s) for each in known)
 
     def ready_s(self, worker: WorkerReport, model: str) -> float:
         """Time until the model could serve there, if its load were decided now."""
@@ -43,37 +40,36 @@ class Worth:
         return before_s + self.load_s(worker, model)
 
     def residual_s(self, worker: WorkerReport) -> float:
-        """Time until the batch that runs there is expected to end; 0 where none runs."""
+        """Time until the GPU is expected to be free: of a batch, or of a load that it can do nothing beside."""
+        if not self._tuning.overlap and (loading := worker.loading) and loading.model in self._board.facts:
+            return max(0.0, self.load_s(worker, loading.model) - (self._board.now - loading.loaded_at))
         for resident in worker.residents:
-            facts = self._facts.get(resident.model)
-            if resident.running and facts is not None:
+            if resident.running and (facts := self._board.facts.get(resident.model)) is not None:
                 mean_s = facts.on(worker.gpu).exec_s
-                return max(mean_s - (self._now - resident.last_used_at), LEAST_RESIDUAL * mean_s)
+                return max(mean_s - (self._board.now - resident.last_used_at), LEAST_RESIDUAL * mean_s)
         return 0.0
 
     def victim_s(self, worker: WorkerReport, resident: Residency) -> float:
         """What evicting it is expected to cost: a load, if it is asked for soon, shared among its copies."""
-        facts, demand = self._facts.get(resident.model), self._demand.get(resident.model)
+        facts, demand = self._board.facts.get(resident.model), self._board.demand.get(resident.model)
         if facts is None or demand is None:
             return 0.0
         expected = demand.rate * self._tuning.memory_s
-        copies = max(1, self._holders.get(resident.model, 1))
+        copies = max(1, len(self._board.holders(resident.model)))
         return facts.on(worker.gpu).load_s * expected / (1.0 + expected) / copies
 
-    def warm_start_s(self, demand: Demand, holders: Sequence[WorkerReport]) -> float:
+    def warm_start_s(self, demand: Demand, holders: Collection[WorkerReport]) -> float:
         """When the last of the queued jobs is expected to start, if the holders serve them all, in order."""
-        facts = self._facts[demand.model]
+        facts = self._board.facts[demand.model]
         busy = [self.residual_s(holder) for holder in holders]
-        work_s = sum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
+        work_s = fsum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
         batches = -(-demand.queued // facts.max_batch)
-        return max(min(busy), (sum(busy) + (batches - 1) * work_s) / len(holders))
+        # Exactly rounded: holders come in no order, and the plan must not depend on it.
+        return max(min(busy), (fsum(busy) + (batches - 1) * work_s) / len(holders))
 
-
-def cheapest_first(
-    worker: WorkerReport, residents: Iterable[Residency], worth: Worth, tuning: Tuning
-) -> list[tuple[Residency, float]]:
-    """Possible victims with their cost, the one that frees most bytes for least cost first; ties by last use."""
-    priced = [(resident, worth.victim_s(worker, resident)) for resident in residents]
-    if tuning.by_last_use:
-        return sorted(priced, key=lambda p: (p[0].last_used_at, p[0].model))
-    return sorted(priced, key=lambda p: (p[1] / max(1, p[0].footprint_bytes), p[0].last_used_at, p[0].model))
+    def cheapest_first(self, worker: WorkerReport, residents: Iterable[Residency]) -> list[Priced]:
+        """Possible victims with their cost, the one that frees most bytes for least cost first; ties by last use."""
+        priced = [(resident, self.victim_s(worker, resident)) for resident in residents]
+        if self._tuning.by_last_use:
+            return sorted(priced, key=lambda p: (p[0].last_used_at, p[0].model))
+        return sorted(priced, key=lambda p: (p[1] / max(1, p[0].footprint_bytes), p[0].last_used_at, p[0].model))

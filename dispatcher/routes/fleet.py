@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request, Response
 from affinity.errors import BrokerUnavailable
 from affinity.fleet import Demand, FleetView, Measurement, Residency, WorkerReport
 from affinity.io.ports import Publisher
+from affinity.orders import Pins
 from affinity.topology import Topology
 from affinity.wire import rfc3339
 from dispatcher.openapi import problems
 from dispatcher.render import JsonResponse
+from dispatcher.routes.orders import order_json, pin_json
 from dispatcher.schemas import Models, Workers
 from dispatcher.services import dispatcher_of
 from models.catalog import ModelEntry
@@ -28,7 +30,7 @@ async def workers(request: Request) -> Response:
     services = dispatcher_of(request).services
     view = (await services.fleet.sighting()).view
     now = services.clock.now()
-    return JsonResponse({"workers": [worker_json(view.workers[name], now) for name in sorted(view.workers)]})
+    return JsonResponse({"workers": [worker_json(view.workers[name], now, view.pins) for name in sorted(view.workers)]})
 
 
 @router.get("/models", summary="The catalogue", responses={200: {"model": Models}, **problems(401, 503)})
@@ -55,7 +57,7 @@ async def models(request: Request) -> Response:
     return JsonResponse({"models": rows})
 
 
-def worker_json(report: WorkerReport, now: float) -> dict[str, object]:
+def worker_json(report: WorkerReport, now: float, pins: Pins) -> dict[str, object]:
     """One worker. ``now`` in epoch seconds; a clock ahead of ours gives an age of 0."""
     gpu = report.gpu
     return {
@@ -75,17 +77,22 @@ def worker_json(report: WorkerReport, now: float) -> dict[str, object]:
             "foreign_bytes": gpu.foreign_bytes,
             "utilization": gpu.utilization,
         },
-        "residents": [_resident_json(resident) for resident in report.residents],
+        "residents": [
+            # A pin counts from the moment it was asked for, though the worker reports it a moment later.
+            _resident_json(resident, resident.pinned or pins.cover(resident.model, report.worker))
+            for resident in report.residents
+        ],
         "metrics_url": report.metrics_url,
     }
 
 
-def _resident_json(resident: Residency) -> dict[str, object]:
+def _resident_json(resident: Residency, pinned: bool) -> dict[str, object]:
     return {
         "model": resident.model,
         "bytes": resident.footprint_bytes,
         "state": str(resident.state),
         "running": resident.running,
+        "pinned": pinned,
         "loaded_at": rfc3339(resident.loaded_at),
         "last_used_at": rfc3339(resident.last_used_at),
     }
@@ -94,12 +101,14 @@ def _resident_json(resident: Residency) -> dict[str, object]:
 def _entry_json(
     entry: ModelEntry, view: FleetView, learned: Mapping[tuple[str, str], Measurement]
 ) -> dict[str, object]:
+    pinned = pin_json(entry, view.pins)
     return {
-        "name": entry.name,
+        "name": pinned.pop("model"),
+        **pinned,
         "runtime": entry.runtime,
         "max_batch": entry.max_batch,
         "timeout_s": entry.timeout_s,
-        "pinned": entry.pinned,
+        "orders": [order_json(order) for order in view.orders if order.model == entry.name],
         "declared_bytes": entry.vram_bytes,
         "holders": [holder.worker for holder in view.holders(entry.name)],
         "measured": [

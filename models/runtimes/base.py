@@ -40,12 +40,40 @@ class LoadedModel(Protocol):
     def close(self) -> None:
         """Free the memory. The model cannot run afterwards; closing twice is harmless."""
 
+    @property
+    def host_bytes(self) -> int | None:
+        """What its weights take, or would take, in the host's memory; ``None`` where they cannot be kept there."""
+
+    def leave_device(self) -> None:
+        """Free the device's memory and keep the weights in the host's. It cannot run until it has returned.
+
+        Raises ``LoadFailed``, ``OutOfVram``, ``ExecutorDied``; after the first two, close it.
+        """
+
+    def return_to_device(self) -> None:
+        """Be ready to run again, by one copy. The host's copy stays.
+
+        Raises as ``leave_device``; after ``OutOfVram`` it may be tried again.
+        """
+
+    def drop_host_copy(self) -> None:
+        """Free the host's memory, of a model that is on its device."""
+
 
 class Core(Protocol):
     """A family's model. It may raise anything: the guard translates."""
 
     @property
     def weight_bytes(self) -> int: ...
+
+    @property
+    def host_bytes(self) -> int | None: ...
+
+    def leave_device(self) -> None: ...
+
+    def return_to_device(self) -> None: ...
+
+    def drop_host_copy(self) -> None: ...
 
     def forward(self, inputs: Sequence[Any]) -> Sequence[object | AffinityError]:
         """Results, in order, of inputs that ``models.inputs.parse_input`` has accepted and typed."""
@@ -83,6 +111,33 @@ class GuardedModel:
 
     def close(self) -> None:
         self._core = None
+        self._release()
+
+    @property
+    def host_bytes(self) -> int | None:
+        return self._core.host_bytes if self._core else None
+
+    def leave_device(self) -> None:
+        self._move(lambda core: core.leave_device())
+
+    def return_to_device(self) -> None:
+        self._move(lambda core: core.return_to_device())
+
+    def drop_host_copy(self) -> None:
+        self._move(lambda core: core.drop_host_copy())
+
+    def _move(self, step: Callable[[Core], None]) -> None:
+        if self._core is None:
+            raise InvariantBroken(f"{self._entry.name} was moved after it was closed")
+        try:
+            step(self._core)
+        except Exception as error:
+            failure = translated(error, self._entry.name, LoadFailed)
+            forget_frames(error)
+            self._release()
+            if failure is error:
+                raise
+            raise failure from error
         self._release()
 
     def _parsed(self, value: object) -> object:

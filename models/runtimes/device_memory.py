@@ -36,7 +36,7 @@ class CudaMemory:
         self._loads = cuda.Stream()
         self._loading = threading.Event()
 
-    def load(self, load: Callable[[], LoadedModel]) -> tuple[LoadedModel, int]:
+    def load(self, load: Callable[[], LoadedModel], undo: Callable[[LoadedModel], None]) -> tuple[LoadedModel, int]:  # noqa: ARG002 - a model without room never gets as far
         """Load on a stream of its own, so that copies do not queue up behind the batches that run meanwhile."""
         self._loading.set()
         try:
@@ -53,6 +53,12 @@ class CudaMemory:
         # A load that found room in the cache took nothing from the driver, but it does hold its weights.
         return model, max(took, model.weight_bytes)
 
+    def leave(self, leave: Callable[[], None]) -> None:
+        """On the stream of the loads, for the same reason."""
+        with self._cuda.stream(self._loads):
+            leave()
+        self._loads.synchronize()
+
     def run(self, run: Callable[[], Results]) -> tuple[Results, int]:
         """Growth is only known while nothing loads: otherwise it may be the other's."""
         alone = not self._loading.is_set()
@@ -62,7 +68,7 @@ class CudaMemory:
         return results, max(0, grown) if alone and not self._loading.is_set() else 0
 
     def freed(self, reserved_bytes: int) -> None:
-        """Closing the model has emptied the cache already."""
+        """Whatever it was that freed it has emptied the cache already."""
 
     def total_bytes(self) -> int:
         """All that torch has taken from the driver."""

@@ -15,7 +15,8 @@ from transformers.utils import logging as transformers_logging
 from affinity.errors import LoadFailed
 from models.entry import ModelEntry
 from models.inputs import SentenceInput
-from models.runtimes.torch_device import check_readable, listed, module_bytes, prepare, release
+from models.runtimes.host_weights import TorchCore
+from models.runtimes.torch_device import check_readable, listed, prepare, release
 from models.sources import find_files
 
 __all__ = ["load", "release"]
@@ -42,19 +43,22 @@ def load(entry: ModelEntry, device: str) -> "SentenceEmbedding":
     limit = _setting(folder / "sentence_bert_config.json", "max_seq_length") or tokenizer.model_max_length
     most = min(int(limit), getattr(network.config, "max_position_embeddings", int(limit)))
     pooling = _pooling(modules_json.parent / paths["Pooling"] / "config.json")
-    return SentenceEmbedding(network.to(device).eval(), tokenizer, most, pooling, "Normalize" in paths)
+    return SentenceEmbedding(network.to(device).eval(), device, tokenizer, most, pooling, "Normalize" in paths)
 
 
-class SentenceEmbedding:
+class SentenceEmbedding(TorchCore):
     """Texts of all jobs of a batch go through the network together."""
 
-    def __init__(self, network: Any, tokenizer: Any, max_tokens: int, pooling: str, normalize: bool) -> None:
-        self._network = network
+    _network: Any
+
+    def __init__(
+        self, network: Any, device: str, tokenizer: Any, max_tokens: int, pooling: str, normalize: bool
+    ) -> None:
+        super().__init__(network, device)
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._pooling = pooling
         self._normalize = normalize
-        self.weight_bytes = module_bytes(network)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[SentenceInput]) -> Sequence[object]:

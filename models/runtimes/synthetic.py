@@ -12,6 +12,9 @@ from affinity.errors import AffinityError, JobFailed, LoadFailed, OutOfVram
 from models.entry import Failure, ModelEntry, SyntheticOptions
 from models.inputs import SyntheticWork
 
+RELOAD_SHARE = 0.1
+"""Default of ``reload_s``, as a share of ``load_s``: a server's disk reads 2 GiB/s, PCIe copies 20 GiB/s."""
+
 CRASH_EXIT_STATUS = 70
 """What ``crash`` ends the process with (EX_SOFTWARE): told from a kill and from a clean exit."""
 
@@ -37,13 +40,25 @@ class Synthetic:
         self._name = entry.name
         self._options = options
         self._pause = pause
-        self.weight_bytes = entry.vram_bytes or 0
+        self._reload_s = options.load_s * RELOAD_SHARE if options.reload_s is None else options.reload_s
+        self.host_bytes = self.weight_bytes = entry.vram_bytes or 0
 
     def forward(self, inputs: Sequence[SyntheticWork]) -> Sequence[object | AffinityError]:
         times = [self._options.exec_s if work.exec_s is None else work.exec_s for work in inputs]
         if longest := max(times):
             self._pause(longest)
         return [self._result(work, exec_s) for work, exec_s in zip(inputs, times, strict=True)]
+
+    def leave_device(self) -> None:
+        """Costs nothing."""
+
+    def return_to_device(self) -> None:
+        """Takes ``reload_s``."""
+        if self._reload_s:
+            self._pause(self._reload_s)
+
+    def drop_host_copy(self) -> None:
+        """There is none."""
 
     def _result(self, work: SyntheticWork, exec_s: float) -> object | AffinityError:
         if self._options.echo:

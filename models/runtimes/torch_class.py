@@ -14,7 +14,8 @@ import torch
 from affinity.errors import AffinityError, InvalidInput, JobFailed, LoadFailed
 from models.entry import ModelEntry, TorchOptions
 from models.runtimes.base import plain_or_error, translated
-from models.runtimes.torch_device import listed, module_bytes, prepare, read_tensors, release
+from models.runtimes.host_weights import TorchCore
+from models.runtimes.torch_device import listed, prepare, read_tensors, release
 from models.sources import find_files
 
 __all__ = ["load", "release"]
@@ -28,15 +29,15 @@ def load(entry: ModelEntry, device: str) -> "TorchClass":
     module = _built(_class(options.class_path, entry.folder), options)
     _assign(module, read_tensors(files, device), options.class_path)
     # Buffers that are not in the file are still where __init__ made them.
-    return TorchClass(module.to(device).eval().requires_grad_(False))
+    return TorchClass(module.to(device).eval().requires_grad_(False), device)
 
 
-class TorchClass:
+class TorchClass(TorchCore):
     """The user's module behind the family's interface."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, device: str) -> None:
+        super().__init__(module, device)
         self._module = module
-        self.weight_bytes = module_bytes(module)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[dict[str, object]]) -> Sequence[object | AffinityError]:

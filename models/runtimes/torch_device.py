@@ -20,10 +20,11 @@ def prepare(device: str) -> None:
 
 
 def release(device: str) -> None:
-    """Hand cached blocks back to the driver: only then does NVML see them free."""
+    """Hand cached blocks back to the driver: only then does NVML see them free. Page-locked ones go to the host."""
     gc.collect()
     if device != "cpu" and torch.cuda.is_available():
         torch.cuda.empty_cache()
+        _release_pinned()
 
 
 def module_bytes(module: torch.nn.Module) -> int:
@@ -55,6 +56,12 @@ def read_tensors(files: Sequence[Path], device: str) -> dict[str, torch.Tensor]:
             raise LoadFailed(f"{file} holds {listed(twice)}, which another file beside it holds too; keep one")
         tensors |= part
     return tensors
+
+
+def _release_pinned() -> None:
+    # The public name came after torch 2.10, which we support.
+    empty = getattr(torch.accelerator, "empty_host_cache", None) or torch._C._host_emptyCache
+    empty()
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

@@ -20,7 +20,8 @@ from affinity.errors import AffinityError, LoadFailed
 from models.entry import ModelEntry, TransformersOptions
 from models.inputs import TransformersInput
 from models.runtimes.base import plain_or_error
-from models.runtimes.torch_device import check_readable, listed, module_bytes, prepare, release
+from models.runtimes.host_weights import TorchCore
+from models.runtimes.torch_device import check_readable, listed, prepare, release
 from models.sources import PACKAGE, find_files
 
 __all__ = ["load", "release"]
@@ -55,15 +56,15 @@ def load(entry: ModelEntry, device: str) -> "TransformersPipeline":
         raise LoadFailed(f"the weights in {folder} lack {listed(missing)}; were they trained for another task?")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     task = entry.options_as(TransformersOptions).task
-    return TransformersPipeline(pipeline(task, model=network.eval(), tokenizer=tokenizer, device=device))
+    return TransformersPipeline(pipeline(task, model=network.eval(), tokenizer=tokenizer, device=device), device)
 
 
-class TransformersPipeline:
+class TransformersPipeline(TorchCore):
     """Jobs of a batch with the same parameters share calls."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, device: str) -> None:
+        super().__init__(pipe.model, device)
         self._pipe = pipe
-        self.weight_bytes = module_bytes(pipe.model)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[TransformersInput]) -> Sequence[object | AffinityError]:

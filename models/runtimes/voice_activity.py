@@ -8,8 +8,9 @@ import torch
 from affinity.errors import LoadFailed
 from models.entry import ModelEntry
 from models.inputs import SAMPLE_RATE, VoiceInput
+from models.runtimes.host_weights import TorchCore
 from models.runtimes.speech import WINDOW, speech_stretches
-from models.runtimes.torch_device import module_bytes, prepare, release
+from models.runtimes.torch_device import prepare, release
 from models.sources import find_files
 
 __all__ = ["load", "release"]
@@ -33,13 +34,15 @@ def load(entry: ModelEntry, device: str) -> "VoiceActivity":
     return VoiceActivity(network.eval(), device)
 
 
-class VoiceActivity:
+class VoiceActivity(TorchCore):
     """Recordings of a batch advance side by side, one window at a time: the network carries its state along."""
 
-    def __init__(self, network: torch.jit.ScriptModule, device: str) -> None:
-        self._network = network
-        self._device = device
-        self.weight_bytes = module_bytes(network)
+    _network: torch.jit.ScriptModule
+
+    def leave_device(self) -> None:
+        """As every network, but first without the state that the last recordings left on the device."""
+        self._network.reset_states()
+        super().leave_device()
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[VoiceInput]) -> Sequence[object]:

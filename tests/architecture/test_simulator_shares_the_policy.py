@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from affinity.policy import Plan, plan
+from affinity.policy import Plan, Planner
 from bench import planned
 from bench.baselines import scheduler
 from bench.planned import Planned
 from bench.scheduler import PolicyFault
 from bench.simulator import simulate
-from tests.support.simulated import a_model, a_world, jobs_of
+from tests.support.simulated import Deciding, a_model, a_world, jobs_of
 
 ROOT = Path(__file__).parents[2]
 BENCH = sorted(path for path in (ROOT / "bench").rglob("*.py") if "baselines" not in path.parts)
@@ -63,25 +63,27 @@ def test_the_check_itself_finds_what_it_should(source: str) -> None:
 
 
 def test_one_module_asks_the_policy_and_the_event_loop_knows_none() -> None:
-    asking = [path.name for path in BENCH if "affinity.policy.plan" in imports(path)]
+    asking = [path.name for path in BENCH if {"affinity.policy.plan", "affinity.policy.Planner"} & imports(path)]
     assert asking == ["planned.py"]
     for name in ("simulator.py", "world.py", "scheduler.py", "demand.py"):
         assert not any(each.startswith("affinity.policy") for each in imports(ROOT / "bench" / name))
         assert not any(each.startswith("bench.baselines") for each in imports(ROOT / "bench" / name))
-    assert planned.plan is plan
+    assert planned.Planner is Planner
 
 
 def test_the_policy_under_test_is_the_one_that_decides() -> None:
     jobs = jobs_of((0.0, "a", 1.0), (0.5, "b", 1.0))
     seen: list[Plan] = []
 
-    def spy(*args: object, **kwargs: object) -> Plan:
-        """Passes on every question, and takes note of the answer."""
-        seen.append(plan(*args, **kwargs))  # type: ignore[arg-type]
-        return seen[-1]
+    class Spied(Planner):
+        """Takes note of every answer."""
+
+        def plan(self, now: float) -> Plan:
+            seen.append(super().plan(now))
+            return seen[-1]
 
     world = a_world([a_model("a"), a_model("b")])
-    spied = simulate(world, Planned(world, decide=spy), jobs)
+    spied = simulate(world, Planned(world, planner=Spied), jobs)
     assert seen
     assert {type(decision).__name__ for made in seen for decision in made.decisions} >= {"Load", "Serve"}
     plain = a_world([a_model("a"), a_model("b")])
@@ -91,4 +93,4 @@ def test_the_policy_under_test_is_the_one_that_decides() -> None:
 def test_another_policy_gives_another_run() -> None:
     world = a_world([a_model("a")])
     with pytest.raises(PolicyFault, match="leaves 1 jobs waiting"):
-        simulate(world, Planned(world, decide=lambda *_, **__: Plan(())), jobs_of((0.0, "a", 1.0)))
+        simulate(world, Planned(world, planner=Deciding.by(lambda *_, **__: Plan(()))), jobs_of((0.0, "a", 1.0)))

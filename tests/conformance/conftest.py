@@ -1,15 +1,19 @@
-"""The Redis side, fake and real, behind one fixture: what a test shows of one it shows of the others."""
+"""Redis and the broker, fake and real, behind fixtures: what a test shows of one it shows of the others."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
-from affinity.io.clock import SystemClock
+from affinity.io.clock import store_clock
 from affinity.io.events import RedisEventStream
 from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RETENTION_S, RedisJobStore
+from affinity.io.ports import Intake
 from affinity.io.redis_client import RedisLink
-from affinity.topology import Keys
+from affinity.topology import Keys, Topology
+from tests.support.broker_samples import BrokerWorld
+from tests.support.broker_worlds import MakeWorld, fake_world, real_world
 from tests.support.clock import FakeClock
 from tests.support.fake_stores import FakeStores
 from tests.support.stores import Stores, StutteringLink
@@ -69,7 +73,7 @@ def real_stores(link: RedisLink, keys: Keys) -> Stores:
 
     jobs = RedisJobStore(link, keys, max_result_bytes=MAX_RESULT_BYTES)
     fleet, events = RedisFleetStore(link, keys), RedisEventStream(link, keys)
-    return Stores(jobs, fleet, events, SystemClock(), expire, MAX_RESULT_BYTES)
+    return Stores(jobs, fleet, events, store_clock(link), expire, MAX_RESULT_BYTES)
 
 
 @pytest.fixture(params=["fake", "redis", "stuttering"])
@@ -78,3 +82,27 @@ def stores(request: pytest.FixtureRequest) -> Stores:
     answer = request.getfixturevalue(f"{request.param}_stores")
     assert isinstance(answer, Stores)
     return answer
+
+
+@pytest.fixture(params=["fake", "rabbitmq"])
+async def make_world(request: pytest.FixtureRequest) -> AsyncIterator[MakeWorld]:
+    """Makes a world; ``away`` has it begin with an outage."""
+    url = "" if request.param == "fake" else str(request.getfixturevalue("rabbitmq_url"))
+    namespace = "fake" if request.param == "fake" else str(request.getfixturevalue("namespace"))
+    async with AsyncExitStack() as stack:
+
+        async def make(model_ttl_s: float = 600.0, away: bool = False) -> BrokerWorld:
+            topology = Topology(namespace, model_ttl_s=model_ttl_s)
+            return await real_world(topology, away, url, stack) if url else fake_world(topology, away)
+
+        yield make
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld) -> BrokerWorld:
+    return await make_world()
+
+
+@pytest.fixture
+def intake(world: BrokerWorld) -> Intake:
+    return world.intake("w1")

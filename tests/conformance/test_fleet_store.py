@@ -173,6 +173,19 @@ async def test_what_was_measured_is_known_by_model_and_gpu(stores: Stores) -> No
     assert await stores.fleet.learned() == {("a/b:1", "NVIDIA H100 | 80GB"): small, ("a/b:1", "Fake"): large}
 
 
+async def test_a_load_from_the_hosts_memory_is_not_forgotten_for_a_worker_that_never_had_one(stores: Stores) -> None:
+    async def told(reload_s: float | None, load_s: float = 4.0) -> Measurement:
+        await stores.fleet.learn("m", "Fake", Measurement(2**30, load_s, 0.01, reload_s))
+        return (await stores.fleet.learned())["m", "Fake"]
+
+    assert await told(None) == Measurement(2**30, 4.0, 0.01)
+    assert await told(0.1 + 0.2) == Measurement(2**30, 4.0, 0.01, 0.1 + 0.2)
+    assert await told(None, load_s=5.0) == Measurement(2**30, 5.0, 0.01, 0.1 + 0.2), "of the rest, the newest counts"
+    assert await told(1e-07) == Measurement(2**30, 4.0, 0.01, 1e-07)
+    assert await told(None) == Measurement(2**30, 4.0, 0.01, 1e-07)
+    assert await told(2.0) == Measurement(2**30, 4.0, 0.01, 2.0)
+
+
 async def test_a_hint_reaches_everybody_who_listens(stores: Stores) -> None:
     async with asyncio.timeout(10):
         listeners = [stores.fleet.wakes() for _ in range(3)]

@@ -272,20 +272,17 @@ async def test_a_job_nobody_recorded_is_recorded_when_it_starts(stores: Stores) 
     assert await stores.jobs.get("foreign") == answer.job
 
 
-async def test_a_start_answers_with_the_stored_job_not_with_the_delivered_one(stores: Stores) -> None:
-    await stores.jobs.create(a_spec(n=1), NOW)
-    assert (await start(stores.jobs, an_attempt(), a_spec(n=2))).job.spec == a_spec(n=1)
-
-
 async def test_several_starts_are_answered_in_order(stores: Stores) -> None:
     await running(stores, an_attempt("held"))
     await stores.jobs.create(a_spec("ended"), NOW)
     await stores.jobs.cancel("ended", NOW)
     await stores.jobs.create(a_spec("late", ttl_s=1.0), NOW)
-    batch = [(an_attempt(name, "w2"), a_spec(name), NOW) for name in ("held", "new", "ended", "late")]
+    await stores.jobs.create(a_spec("other", n=2), NOW)
+    names = ("held", "new", "ended", "late", "other")
+    batch = [(an_attempt(name, "w2"), a_spec(name, ttl_s=1.0 if name == "late" else None), NOW) for name in names]
     answers = await stores.jobs.start(batch, NOW + 2)
-    assert [answer.job.id for answer in answers] == ["held", "new", "ended", "late"]
-    assert [answer.verdict.value for answer in answers] == ["held", "started", "finished", "expired"]
+    assert tuple(answer.job.id for answer in answers) == names
+    assert [answer.verdict.value for answer in answers] == ["held", "started", "finished", "expired", "stranger"]
     assert not await stores.jobs.start([], NOW)
 
 

@@ -38,9 +38,15 @@ def users_model(folder: Path, predict: str, name: str = "users") -> ModelEntry:
 
 
 @asynccontextmanager
-async def running_executor(limit_bytes: int | None = 24 * GIB) -> AsyncIterator[Executor]:
+async def running_executor(limit_bytes: int | None = 24 * GIB, host_cache_bytes: int = 0) -> AsyncIterator[Executor]:
     """An executor on the CPU, started; its process is gone afterwards."""
-    executor = Executor(env=executor_environment(), torch_device="cpu", limit_bytes=limit_bytes, label="test")
+    executor = Executor(
+        env=executor_environment(),
+        torch_device="cpu",
+        limit_bytes=limit_bytes,
+        label="test",
+        host_cache_bytes=host_cache_bytes,
+    )
     await executor.start()
     try:
         yield executor

@@ -1,6 +1,6 @@
 """RabbitMQ in memory: our topology, its bindings, queues and consumers behind the broker's three ports.
 
-``tests/conformance/test_broker.py`` shows that it does what the real server does. What only time does there (a message
+``tests/conformance/test_broker_*.py`` show that it does what the real server does. What only time does there (a message
 expires) is a call here.
 """
 
@@ -28,6 +28,7 @@ class StoredMessage:
     correlation_id: str | None = None
     headers: Mapping[str, object] = field(default_factory=dict)
     dead_reason: str | None = None
+    redelivered: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +103,7 @@ class FakeBroker:
 
     def back(self, queue: str, message: StoredMessage) -> None:
         """A delivery that was not settled, or was requeued, is next again."""
-        self.queues[queue].appendleft(message)
+        self.queues[queue].appendleft(replace(message, redelivered=True))
 
     def message(self, body: bytes, key: str, correlation_id: str | None, **headers: object) -> StoredMessage:
         """A message with an id of its own."""
@@ -288,6 +289,7 @@ class FakeDelivery:
         self.message_id: str | None = message.message_id
         self.parked = PARKED_HEADER in message.headers
         self.dead_reason = message.dead_reason
+        self.redelivered = message.redelivered
         self._intake = intake
         self._consumer = consumer
         self._settled = False

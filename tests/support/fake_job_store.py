@@ -98,6 +98,9 @@ class FakeJobStore:
         answers = []
         for attempt, spec, created_at in attempts:
             found = self._find(spec.id) or self._make_accepted(spec, created_at, now)
+            if found.job.spec.digest != spec.digest:
+                answers.append(StartAnswer(Verdict.STRANGER, found.job))
+                continue
             self._accept(found, now)
             verdict = self._start(found, attempt, now)
             answers.append(StartAnswer(verdict, found.job))

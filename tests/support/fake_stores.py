@@ -5,12 +5,14 @@ the retention of finished jobs run on the fake clock. ``FakeStores.down`` makes 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 
-from affinity.errors import InvalidInput
+from affinity.errors import InvalidInput, UnknownOrder
 from affinity.fleet import FleetView, Measurement, WorkerReport
 from affinity.io.job_store import MAX_RESULT_BYTES, RETENTION_S
 from affinity.io.ports import Event, Settled, Sighting
+from affinity.orders import EVERYWHERE, Order, OrderState, Pins
 from tests.support.clock import FakeClock
 from tests.support.fake_job_store import FakeJobStore
 from tests.support.fake_world import FakeWorld
@@ -63,6 +65,9 @@ class FakeFleetStore:
         self._reports: dict[str, WorkerReport] = {}
         self._measured: dict[tuple[str, str], Measurement] = {}
         self._sleepers: set[asyncio.Event] = set()
+        self._orders: dict[str, Order] = {}
+        self._placed: dict[tuple[str, str | None], tuple[str, float]] = {}  # which order waits there, and until when
+        self._pins: set[tuple[str, str]] = set()
 
     async def next_epoch(self) -> int:
         self._world.reach()
@@ -106,7 +111,11 @@ class FakeFleetStore:
             (live if alive else lost).append(report)
         held = {name: self._world.holder(kind, name) for kind, name in self._world.leases if kind == "claim"}
         claims = {model: worker for model, worker in held.items() if worker is not None}
-        return Sighting(FleetView.of(live, claims), tuple(lost))
+        for order_id, until in list(self._placed.values()):
+            if until <= self._world.clock.now():
+                self._end(order_id, OrderState.EXPIRED, "it could not be carried out in time", self._world.clock.now())
+        orders = [self._orders[order_id] for order_id in sorted(order_id for order_id, _ in self._placed.values())]
+        return Sighting(FleetView.of(live, claims, orders, Pins(frozenset(self._pins))), tuple(lost))
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
         self._world.reach()
@@ -131,11 +140,58 @@ class FakeFleetStore:
 
     async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
         self._world.reach()
+        known = self._measured.get((model, gpu_name))
+        if known is not None and measurement.reload_s is None:
+            measurement = replace(measurement, reload_s=known.reload_s)
         self._measured[model, gpu_name] = measurement
 
     async def learned(self) -> Mapping[tuple[str, str], Measurement]:
         self._world.reach()
         return dict(self._measured)
+
+    async def order(self, order: Order) -> None:
+        self._world.reach()
+        if order.id in self._orders:
+            return
+        place = (order.model, order.worker)
+        if place in self._placed:
+            self._end(self._placed[place][0], OrderState.REPLACED, f"order {order.id} says otherwise", order.asked_at)
+        self._orders[order.id] = order
+        self._placed[place] = (order.id, self._world.clock.now() + order.expires_at - order.asked_at)
+        self._world.say("order.asked", order.asked_at, {**_named(order), "by": order.by})
+
+    async def end_order(self, order_id: str, state: OrderState, reason: str, now: float) -> bool:
+        self._world.reach()
+        return self._end(order_id, state, reason, now)
+
+    async def get_order(self, order_id: str) -> Order:
+        self._world.reach()
+        if order_id not in self._orders:
+            raise UnknownOrder(f"there is no order {order_id!r}")
+        return self._orders[order_id]
+
+    async def pin(self, model: str, worker: str | None, by: str, now: float) -> None:
+        self._world.reach()
+        pin = (model, worker or EVERYWHERE)
+        if pin not in self._pins:
+            self._pins.add(pin)
+            self._world.say("model.pinned", now, {"model": model, "worker": pin[1], "by": by})
+
+    async def unpin(self, model: str, workers: Iterable[str], by: str, now: float) -> None:
+        self._world.reach()
+        for worker in workers:
+            if (model, worker) in self._pins:
+                self._pins.discard((model, worker))
+                self._world.say("model.unpinned", now, {"model": model, "worker": worker, "by": by})
+
+    def _end(self, order_id: str, state: OrderState, reason: str, now: float) -> bool:
+        order = self._orders.get(order_id)
+        if order is None or order.state is not OrderState.WAITING:
+            return order is not None and (order.state, order.reason) == (state, reason)
+        self._orders[order_id] = replace(order, state=state, reason=reason, ended_at=now)
+        del self._placed[order.model, order.worker]
+        self._world.say("order.ended", now, {**_named(order), "state": str(state), "reason": reason})
+        return True
 
     async def wake(self) -> None:
         self._world.reach()
@@ -153,6 +209,15 @@ class FakeFleetStore:
                 yield None
         finally:
             self._sleepers.discard(hinted)
+
+
+def _named(order: Order) -> dict[str, str]:
+    return {
+        "order": order.id,
+        "action": str(order.action),
+        "model": order.model,
+        "worker": order.worker or "",
+    }
 
 
 class FakeStores(FakeWorld):

@@ -1,9 +1,10 @@
 """Small instances for the simulator's tests."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from affinity.fleet import GIB
+from affinity.fleet import GIB, Demand, FleetView, ModelFacts, WorkerReport
+from affinity.policy import Plan
+from affinity.policy.tuning import Tuning
 from bench.baselines import scheduler
 from bench.models_file import BenchModel
 from bench.scheduler import Scheduler, Step
@@ -40,11 +41,40 @@ def run(policy: str, world: World, jobs: Sequence[TraceJob], seed: int = 0) -> R
     return simulate(world, scheduler(policy, world, jobs, seed), jobs)
 
 
-class Watched:
-    """A scheduler that is watched: after every change, no GPU may hold more than it has, nor load where it must not.
+class Deciding:
+    """Stands in for the planner of the policy: asks a function about the whole fleet, whatever has changed.
 
-    ``copies`` has, for each instant at which something changed, how many GPUs hold each model.
+    The function is called as ``affinity.policy.plan`` is.
     """
+
+    def __init__(self, decide: Callable[..., Plan], facts: Mapping[str, ModelFacts], tuning: Tuning) -> None:
+        self._decide = decide
+        self._facts = facts
+        self._tuning = tuning
+        self._reports: dict[str, WorkerReport] = {}
+        self._demand: dict[str, Demand] = {}
+
+    @classmethod
+    def by(cls, decide: Callable[..., Plan]) -> "Callable[[Mapping[str, ModelFacts], Tuning], Deciding]":
+        """What makes one, for ``Planned``."""
+        return lambda facts, tuning: cls(decide, facts, tuning)
+
+    def report(self, report: WorkerReport) -> None:
+        self._reports[report.worker] = report
+
+    def ask(self, demand: Demand) -> None:
+        self._demand[demand.model] = demand
+
+    def drop(self, model: str) -> None:
+        self._demand.pop(model, None)
+
+    def plan(self, now: float) -> Plan:
+        fleet = FleetView.of(self._reports.values())
+        return self._decide(fleet, tuple(self._demand.values()), self._facts, now, tuning=self._tuning)
+
+
+class Watched:
+    """A scheduler that is watched: after every change, no GPU may hold more than it has, nor load where it must not."""
 
     wake_at: float | None = None
 
@@ -52,7 +82,6 @@ class Watched:
         self.name = inner.name
         self.decisions_ns = inner.decisions_ns
         self.looks = 0
-        self.copies: list[tuple[float, Counter[str]]] = []
         self._inner = inner
         self._world = world
 
@@ -69,7 +98,6 @@ class Watched:
         for step in self._inner.steps(world, now):
             yield step
             self._look()
-            self.copies.append((now, Counter(name for node in world.nodes.values() for name in node.residents)))
         self.wake_at = self._inner.wake_at
 
     def _look(self) -> None:

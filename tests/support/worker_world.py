@@ -26,11 +26,14 @@ from affinity.topology import Topology
 from affinity.wire import decode_message
 from models.catalog import Catalog
 from models.entry import ModelEntry, SyntheticOptions
+from models.runtimes import synthetic
+from models.runtimes.base import GuardedModel
 from tests.support.clock import FakeClock
 from tests.support.fake_broker import FakeBroker, FakeDelivery, FakeIntake, StoredMessage
 from tests.support.fake_stores import FakeStores
 from worker.events import WorkerEvent
 from worker.executor import BatchReply, Executor, Loaded
+from worker.host_cache import Cached, HostCache, Tier
 from worker.metrics import WorkerMetrics
 from worker.runtime import Worker
 from worker.services import Identity, Services, Timing
@@ -68,14 +71,20 @@ class FakeExecutor(Executor):
     """An executor without a process; its models are of the ``synthetic`` runtime: ``fail`` in an input works as there.
 
     ``asked`` has every call that reached it, as in ``"load m"``. ``pause`` makes calls wait, ``load_faults`` makes
-    loads fail, ``grown`` is memory that running a model adds, ``die`` ends it without anybody having asked for it.
+    loads fail, ``grown`` is memory that running a model adds for good and ``passing`` what it needs while it runs.
+    ``die`` ends it without anybody having asked for it.
     """
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
-        super().__init__(env={}, torch_device="cpu", limit_bytes=limit_bytes, label="fake")
+    def __init__(self, limit_bytes: int | None = None, host_cache_bytes: int = 0) -> None:
+        super().__init__(
+            env={}, torch_device="cpu", limit_bytes=limit_bytes, label="fake", host_cache_bytes=host_cache_bytes
+        )
+        self._host = HostCache(host_cache_bytes)
+        self._tiers: dict[str, Tier] = {}
         self.asked: list[str] = []
         self.load_faults: dict[str, Exception] = {}
         self.grown: dict[str, int] = {}
+        self.passing: dict[str, int] = {}
         self.exec_s = 0.25
         self._limit = limit_bytes
         self._models: dict[str, ModelEntry] = {}
@@ -123,13 +132,21 @@ class FakeExecutor(Executor):
         missing = self.total_bytes + self._size(entry) - (self._limit or 0)
         if options.load_fail == "oom" or (self._limit is not None and missing > 0 and entry.name not in self._models):
             raise OutOfVram(f"{entry.name}: takes {self._size(entry)} bytes more than there are")
+        if entry.name not in self._models:
+            self._tiers[entry.name] = Tier.HOST if self._host.parked(entry.name) else Tier.DISK
+            if self._tiers[entry.name] is Tier.HOST:
+                self._host.returned(entry.name)
         self._models[entry.name] = entry
-        return Loaded(self._size(entry), self.total_bytes, options.load_s)
+        self._cached = self._host.cached
+        return Loaded(self._size(entry), self.total_bytes, options.load_s, self._tiers[entry.name])
 
-    async def unload(self, model: str) -> int:
+    async def unload(self, model: str, room_for: str = "") -> int:
         """See the real one."""
         await self._reach(f"unload {model}")
-        self._models.pop(model, None)
+        if entry := self._models.pop(model, None):
+            core = synthetic.load(entry, "cpu", lambda _: None)
+            self._host.park(model, GuardedModel(entry, core, lambda: None), lambda: None, room_for)
+        self._cached = self._host.cached
         return self.total_bytes
 
     async def run(self, model: str, inputs: Sequence[object]) -> BatchReply:
@@ -145,6 +162,8 @@ class FakeExecutor(Executor):
         if "hang" in failures:
             await self._reach(f"run {model}", Pause())
         results = tuple(_result(entry, value) for value in inputs)
+        if self._limit is not None and self.total_bytes + self.passing.get(model, 0) > self._limit:
+            results = tuple(OutOfVram(f"{model}: the GPU ran out of memory") for _ in inputs)
         return BatchReply(results, self.exec_s, self._size(entry) + self.grown.get(model, 0), self.total_bytes)
 
     async def stop(self, grace_s: float) -> None:
@@ -164,6 +183,7 @@ class FakeExecutor(Executor):
             self._end.set_result(reason)
         self._end = None
         self._models.clear()
+        self._host, self._cached = HostCache(self._host_cache_bytes), Cached()
         return ExecutorDied(f"executor fake {reason}")
 
     async def _reach(self, call: str, hung: Pause | None = None) -> None:
@@ -337,12 +357,13 @@ def a_worker_world(
     heartbeat_s: float = 0.0,
     grace_s: float = 5.0,
     lag_s: float = 0.0,
+    host_cache_gib: int = 0,
 ) -> WorkerWorld:
     """The world of worker ``w1`` in its first epoch, on a GPU of that size."""
     clock = FakeClock()
     stores, broker = FakeStores(clock), FakeBroker(Topology("t"))
     probe = SimulatedProbe("w1", count=1, total_bytes=vram_gib * GIB, lag_s=lag_s, monotonic=clock.monotonic)
-    executor, intake = FakeExecutor(vram_gib * GIB), broker.intake("w1")
+    executor, intake = FakeExecutor(vram_gib * GIB, host_cache_gib * GIB), broker.intake("w1")
     services = Services(
         identity=Identity("w1", "node", 1, "http://127.0.0.1:8000/metrics"),
         timing=Timing(heartbeat_s=heartbeat_s, lease_s=10.0, grace_s=grace_s),

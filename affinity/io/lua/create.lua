@@ -10,8 +10,7 @@
 local nonce, id, digest = ARGV[3], ARGV[4], ARGV[9]
 local job = read(id)
 if not job then
-  make(id, ARGV[5], ARGV[6], ARGV[7], ARGV[8], digest, ARGV[10])
-  redis.call('HSET', job_key(id), 'nonce', nonce)
+  make(id, ARGV[5], ARGV[6], ARGV[7], ARGV[8], digest, ARGV[10], nonce)
   redis.call('ZADD', OUTBOX, ARGV[6], id)
   return {'made', 0, {}}
 end

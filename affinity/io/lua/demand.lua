@@ -9,7 +9,7 @@ local prefix = ARGV[1]
 local sums = redis.call('HGETALL', KEYS[1])
 local answers = {}
 for i = 1, #sums, 2 do
-  local queue = prefix .. 'queued:' .. sums[i]
+  local queue = prefix .. 'index:queued:' .. sums[i]
   local oldest = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
   if oldest[1] then
     answers[#answers + 1] = {sums[i], redis.call('ZCARD', queue), oldest[2], sums[i + 1]}

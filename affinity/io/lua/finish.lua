@@ -9,8 +9,8 @@
 local job = read(ARGV[3])
 if not job or job.token ~= ARGV[4] then return 0 end
 if job.state == 'running' then
-  settle(job, ARGV[5], ARGV[4], ARGV[6], ARGV[12], 'start', ARGV[7], 'load_s', ARGV[8], 'exec_s', ARGV[9],
-    'result', ARGV[10], 'error', ARGV[11])
+  settle(job, ARGV[5], ARGV[4], ARGV[6], ARGV[12], ARGV[7], ARGV[10], 'start', ARGV[7], 'load_s', ARGV[8],
+    'exec_s', ARGV[9], 'result', ARGV[10], 'error', ARGV[11])
   return 1
 end
 return (job.state == 'succeeded' or job.state == 'failed') and 1 or 0

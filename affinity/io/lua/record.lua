@@ -18,7 +18,6 @@ local RATES = PREFIX .. 'rates'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
-local function queued_key(model) return PREFIX .. 'queued:' .. model end
 local function lease_key(worker) return PREFIX .. 'lease:' .. worker end
 
 local function emit(kind, at, ...)
@@ -30,35 +29,31 @@ local function server_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local FIELDS = {'state', 'model', 'created_ms', 'created_at', 'ttl_s', 'digest', 'nonce', 'token', 'worker', 'epoch',
-  'attempts', 'losses', 'code', 'last_error'}
-
 -- The record without its large fields, or nil.
 local function read(id)
-  local values = redis.call('HMGET', job_key(id), unpack(FIELDS))
-  if not values[1] then return nil end
-  local job = {id = id}
-  for i, name in ipairs(FIELDS) do job[name] = values[i] or '' end
-  job.attempts, job.losses = tonumber(job.attempts), tonumber(job.losses)
-  return job
+  local v = redis.call('HMGET', job_key(id), 'state', 'model', 'created_ms', 'created_at', 'ttl_s', 'digest', 'nonce',
+    'token', 'worker', 'epoch', 'attempts', 'losses', 'code', 'last_error', 'started_at')
+  if not v[1] then return nil end
+  return {id = id, state = v[1], model = v[2], created_ms = v[3], created_at = v[4], ttl_s = v[5] or '',
+    digest = v[6] or '', nonce = v[7] or '', token = v[8] or '', worker = v[9] or '', epoch = v[10] or '',
+    attempts = tonumber(v[11]), losses = tonumber(v[12]), code = v[13] or '', last_error = v[14] or '',
+    started_at = v[15] or ''}
 end
 
 local function whole(id) return redis.call('HGETALL', job_key(id)) end
 
--- Indexes and demand of one state. Doing either twice changes nothing.
+-- Indexes and demand of one state. Doing either twice changes nothing. The queued jobs of a model are its demand.
 local function enter(job, state)
   redis.call('ZADD', index_key(state, ''), job.created_ms, job.id)
-  redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id)
-  if state == 'queued' and redis.call('ZADD', queued_key(job.model), job.created_ms, job.id) == 1 then
+  if redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id) == 1 and state == 'queued' then
     redis.call('HINCRBY', DEMAND, job.model, job.created_ms)
   end
 end
 
 local function depart(job, state)
   redis.call('ZREM', index_key(state, ''), job.id)
-  redis.call('ZREM', index_key(state, job.model), job.id)
-  if state == 'queued' and redis.call('ZREM', queued_key(job.model), job.id) == 1 then
-    if redis.call('EXISTS', queued_key(job.model)) == 0 then
+  if redis.call('ZREM', index_key(state, job.model), job.id) == 1 and state == 'queued' then
+    if redis.call('EXISTS', index_key(state, job.model)) == 0 then
       redis.call('HDEL', DEMAND, job.model)
     else
       redis.call('HINCRBY', DEMAND, job.model, '-' .. job.created_ms)
@@ -72,28 +67,31 @@ local function count_arrival(model)
   local now_s = server_ms() / 1000
   local rate, at = string.match(redis.call('HGET', RATES, model) or '', '^(%S+) (%S+)$')
   local fallen = rate and tonumber(rate) * math.exp((tonumber(at) - now_s) / RATE_TAU_S) or 0
-  redis.call('HSETNX', RATES, '', string.format('%.3f', now_s))
+  if not rate then redis.call('HSETNX', RATES, '', string.format('%.3f', now_s)) end
   redis.call('HSET', RATES, model, string.format('%.9g %.3f', fallen + 1 / RATE_TAU_S, now_s))
 end
 
--- A record for a job we know nothing of yet: queued.
-local function make(id, model, created_ms, created_at, ttl_s, digest, spec)
-  local job = {id = id, model = model, created_ms = created_ms}
-  redis.call('HSET', job_key(id), 'state', 'queued', 'model', model, 'created_ms', created_ms,
-    'created_at', created_at, 'ttl_s', ttl_s, 'digest', digest, 'spec', spec, 'attempts', 0, 'losses', 0)
+-- A record for a job we know nothing of yet: queued. `nonce` is '' unless a call to create it is to be known again.
+local function make(id, model, created_ms, created_at, ttl_s, digest, spec, nonce)
+  redis.call('HSET', job_key(id), 'state', 'queued', 'model', model, 'created_ms', created_ms, 'created_at', created_at,
+    'ttl_s', ttl_s, 'digest', digest, 'spec', spec, 'attempts', 0, 'losses', 0, 'nonce', nonce)
   redis.call('ZADD', index_key('', ''), created_ms, id)
   redis.call('ZADD', index_key('', model), created_ms, id)
+  local job = {id = id, state = 'queued', model = model, created_ms = created_ms, created_at = created_at, ttl_s = ttl_s,
+    digest = digest, nonce = nonce, token = '', worker = '', epoch = '', attempts = 0, losses = 0, code = '',
+    last_error = '', started_at = ''}
   enter(job, 'queued')
-  return read(id)
+  return job
 end
 
-local function move(job, to)
-  if not (MOVES[job.state] or {})[to] then
+-- To another state, with the fields given as name, value, ...
+local function move(job, to, ...)
+  if not string.find(MOVES, ' ' .. job.state .. '>' .. to .. ' ', 1, true) then
     error('INVARIANT: job ' .. job.id .. ' cannot go from ' .. job.state .. ' to ' .. to)
   end
   depart(job, job.state)
   enter(job, to)
-  redis.call('HSET', job_key(job.id), 'state', to)
+  redis.call('HSET', job_key(job.id), 'state', to, ...)
   job.state = to
 end
 
@@ -122,19 +120,19 @@ local function purge(due_ms)
   end
 end
 
--- To a terminal state, with the fields given as name, value, ...; `code` is '' where there is no error.
-local function settle(job, to, token, retention_ms, code, ...)
-  move(job, to)
-  redis.call('ZREM', OUTBOX, job.id)
-  redis.call('HSET', job_key(job.id), 'finished_at', NOW, 'token', token, 'code', code, ...)
+-- To a terminal state, with the fields given as name, value, ... `start` and `code` are '' where there is none, `result`
+-- is its JSON.
+local function settle(job, to, token, retention_ms, code, start, result, ...)
+  -- Whatever has started is out of the outbox.
+  if job.state == 'queued' then redis.call('ZREM', OUTBOX, job.id) end
+  move(job, to, 'finished_at', NOW, 'token', token, 'code', code, ...)
   local event = {'job', job.id, 'model', job.model, 'state', to, 'worker', job.worker}
-  local start = redis.call('HGET', job_key(job.id), 'start')
-  if start then event[#event + 1] = 'start'; event[#event + 1] = start end
+  if start ~= '' then event[#event + 1] = 'start'; event[#event + 1] = start end
   if code ~= '' then event[#event + 1] = 'code'; event[#event + 1] = code end
   emit('job.settled', NOW, unpack(event))
   -- A hint for clients that wait, with the record unless it is large. The stream would wake its readers for each event.
   local text = ''
-  if redis.call('HSTRLEN', job_key(job.id), 'result') + redis.call('HSTRLEN', job_key(job.id), 'spec') <= TOLD_BYTES then
+  if #result + redis.call('HSTRLEN', job_key(job.id), 'spec') <= TOLD_BYTES then
     text = cjson.encode(whole(job.id))
   end
   redis.call('PUBLISH', PREFIX .. 'settled', job.id .. ' ' .. text)
@@ -148,10 +146,9 @@ end
 -- running -> queued. `mode`: 'attempt' keeps the attempt, 'loss' counts a loss in its place, 'neither' takes it back.
 -- The token stays, so that a second run of the same hand-back is known for what it is.
 local function requeue(job, mode, error_json, code)
-  move(job, 'queued')
   if mode ~= 'attempt' then job.attempts = math.max(0, job.attempts - 1) end
   if mode == 'loss' then job.losses = job.losses + 1 end
-  redis.call('HSET', job_key(job.id), 'attempts', job.attempts, 'losses', job.losses)
+  move(job, 'queued', 'attempts', job.attempts, 'losses', job.losses)
   redis.call('HDEL', job_key(job.id), 'worker', 'epoch', 'started_at')
   job.worker = ''
   if error_json ~= '' then

@@ -9,7 +9,7 @@ local id, to, token = ARGV[3], ARGV[4], ARGV[5]
 local job = read(id)
 if not job then return {'missing'} end
 if job.state == 'queued' then
-  settle(job, to, token, ARGV[6], ARGV[8], 'error', ARGV[7])
+  settle(job, to, token, ARGV[6], ARGV[8], '', '', 'error', ARGV[7])
 elseif job.state ~= to or job.token ~= token then
   return {'refused', whole(id)}
 end

@@ -8,7 +8,7 @@
 local id, digest = ARGV[3], ARGV[8]
 local job = read(id)
 if not job then
-  job = make(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], digest, ARGV[9])
+  job = make(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], digest, ARGV[9], '')
   accepted(id, job.model, NOW)
 elseif job.digest ~= digest then
   return {'conflict'}

@@ -1,9 +1,11 @@
 -- The whole fleet at one instant.
 --
--- KEYS    1 workers (set)  2 models with claims (set)
+-- KEYS    1 workers (set)  2 models with claims (set)  3 waiting orders (hash place -> id)  4 pins (set)
+--         5 events (stream)
 -- ARGV    1 head of the reports' keys  2 head of the leases' keys  3 head of the claims' keys
--- RETURN  {{report, epoch of the lease or '', ...}, {model, worker, ...}}
--- TWICE   Reads; members whose key has gone are taken out of the two sets on the way.
+--         4 head of the orders' records  5 how long an ended order is kept, ms
+-- RETURN  {{report, epoch of the lease or '', ...}, {model, worker, ...}, {record of an order, ...}, {pin, ...}}
+-- TWICE   Reads; members whose key has gone are taken out of the lists on the way, and orders whose life is over end.
 
 local reports, claims = {}, {}
 for _, worker in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -24,4 +26,19 @@ for _, model in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     redis.call('SREM', KEYS[2], model)
   end
 end
-return {reports, claims}
+local orders = {}
+local listed = redis.call('HGETALL', KEYS[3])
+for i = 1, #listed, 2 do
+  local record = ARGV[4] .. listed[i + 1]
+  local expires_ms = redis.call('HGET', record, 'expires_ms')
+  local now_ms = server_ms()
+  if not expires_ms then
+    redis.call('HDEL', KEYS[3], listed[i])
+  elseif tonumber(expires_ms) <= now_ms then
+    local at = string.format('%.3f', now_ms / 1000)
+    end_order(KEYS[3], record, KEYS[5], 'expired', 'it could not be carried out in time', at, tonumber(ARGV[5]))
+  else
+    orders[#orders + 1] = redis.call('HGETALL', record)
+  end
+end
+return {reports, claims, orders, redis.call('SMEMBERS', KEYS[4])}

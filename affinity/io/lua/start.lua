@@ -4,8 +4,8 @@
 -- ARGV    3 losses allowed  4 retention, ms  5 error of a lost worker, JSON  6 its code
 --         7 error of a job lost too often, JSON with the text LAST where the last loss is to be named  8 its code
 --         then 10 for each attempt: token, worker, epoch, id, model, created (ms), created (s), ttl_s or '', digest, spec
--- RETURN  for each attempt {verdict, record}; the verdicts are those of ports.Verdict. A started job whose content is that
---         of its delivery has only the fields its caller does not know
+-- RETURN  for each attempt {verdict, record}; the verdicts are those of ports.Verdict. A started job has only the fields
+--         its caller does not know
 -- TWICE   A running job with our token answers 'started' again, one that this token expired or gave up answers the same
 --         verdict again. Nothing is counted twice.
 
@@ -30,27 +30,20 @@ end
 
 local function begin(job, token, worker, epoch)
   if overdue(job) then
-    settle(job, 'expired', token, RETENTION, '')
+    settle(job, 'expired', token, RETENTION, '', '', '')
     return 'expired'
   end
   if job.losses >= MAX_LOSSES then
-    settle(job, 'failed', token, RETENTION, EXHAUSTED_CODE, 'error', exhausted_error(job))
+    settle(job, 'failed', token, RETENTION, EXHAUSTED_CODE, '', '', 'error', exhausted_error(job))
     return 'exhausted'
   end
-  move(job, 'running')
-  job.attempts = job.attempts + 1
-  redis.call('HSET', job_key(job.id), 'token', token, 'worker', worker, 'epoch', epoch, 'started_at', NOW,
-    'attempts', job.attempts)
+  job.attempts, job.worker, job.started_at = job.attempts + 1, worker, NOW
+  move(job, 'running', 'token', token, 'worker', worker, 'epoch', epoch, 'started_at', NOW, 'attempts', job.attempts)
   emit('job.started', NOW, 'job', job.id, 'model', job.model, 'worker', worker, 'attempt', job.attempts)
   return 'started'
 end
 
-local function start(token, worker, epoch, id, model, created_ms, created_at, ttl_s, digest, spec)
-  local job = read(id)
-  if not job then
-    job = make(id, model, created_ms, created_at, ttl_s, digest, spec)
-    accepted(id, model, NOW)
-  end
+local function verdict_on(job, token, worker, epoch)
   accept(job, NOW)
   if job.state == 'running' then
     if job.token == token then return 'started' end
@@ -61,18 +54,24 @@ local function start(token, worker, epoch, id, model, created_ms, created_at, tt
   return begin(job, token, worker, epoch)
 end
 
-local function record_after(verdict, id, digest)
-  local known = redis.call('HMGET', job_key(id), 'digest', 'created_at', 'started_at', 'worker', 'attempts', 'losses')
-  if verdict == 'started' and known[1] == digest then
-    return {'created_at', known[2], 'started_at', known[3], 'worker', known[4], 'attempts', known[5],
-      'losses', known[6]}
+local function start(token, worker, epoch, id, model, created_ms, created_at, ttl_s, digest, spec)
+  local job = read(id)
+  if not job then
+    job = make(id, model, created_ms, created_at, ttl_s, digest, spec, '')
+    accepted(id, model, NOW)
+  elseif job.digest ~= digest then
+    return {'stranger', whole(id)}
   end
-  return whole(id)
+  local verdict = verdict_on(job, token, worker, epoch)
+  if verdict == 'started' then
+    return {verdict, {'created_at', job.created_at, 'started_at', job.started_at, 'worker', job.worker,
+      'attempts', tostring(job.attempts), 'losses', tostring(job.losses)}}
+  end
+  return {verdict, whole(id)}
 end
 
 local answers = {}
 for i = 9, #ARGV, 10 do
-  local verdict = start(unpack(ARGV, i, i + 9))
-  answers[#answers + 1] = {verdict, record_after(verdict, ARGV[i + 3], ARGV[i + 8])}
+  answers[#answers + 1] = start(unpack(ARGV, i, i + 9))
 end
 return answers

@@ -32,6 +32,12 @@ def test_the_gpu_gives_the_answers_of_the_cpu_and_gets_its_memory_back(
     ]:
         model = load(catalog.get(name), "cuda:0")
         assert torch.cuda.memory_allocated() >= model.weight_bytes > 0
-        assert close_to(list(model.run([value, value])), list(on_cpu.run([value, value]))), name
+        expected = list(on_cpu.run([value, value]))
+        assert close_to(list(model.run([value, value])), expected), name
+        held = torch.cuda.memory_allocated()
+        model.leave_device()
+        assert torch.cuda.memory_allocated() <= held - model.weight_bytes, f"{name} left something behind"
+        model.return_to_device()
+        assert close_to(list(model.run([value, value])), expected), name
         model.close()
     assert torch.cuda.memory_reserved() - before <= 32 * 2**20, "only cuBLAS's own workspace may stay"

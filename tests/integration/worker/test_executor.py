@@ -13,6 +13,7 @@ from models.catalog import Catalog, default_catalog_path
 from tests.support.executors import ECHO, running_executor, synthetic, users_model
 from worker.executor import Executor
 from worker.frames import MAX_FRAME_BYTES
+from worker.host_cache import Cached, Tier
 
 TEXTS = ["A man is eating food.", "A man is eating a piece of bread."]
 
@@ -99,6 +100,48 @@ async def test_a_model_computes_while_another_imports_torch(executor: Executor):
     waits = sorted(later - earlier for earlier, later in pairwise(ended_at))
     assert len(waits) > 20
     assert waits[len(waits) // 2] < 0.1
+
+
+async def test_weights_that_left_come_back_without_their_file_and_compute_the_same(tmp_path: Path):
+    predict = "return [(self.scale * job['x']).item() for job in inputs]"
+    async with running_executor(host_cache_bytes=GIB) as executor:
+        entry = users_model(tmp_path, predict)
+        first = await executor.load(entry)
+        assert (await executor.run("users", [{"x": 3}])).results == (3.0,)
+        assert await executor.unload("users") == 0, "its memory is free"
+        (tmp_path / "users.safetensors").unlink()
+        assert executor.cached == Cached(("users",), 4)
+        again = await executor.load(entry)
+        assert (first.tier, again.tier) == (Tier.DISK, Tier.HOST)
+        assert again.total_bytes == 4
+        assert again.load_s < first.load_s
+        assert (await executor.run("users", [{"x": 5}])).results == (5.0,)
+        await executor.unload("users")
+    async with running_executor() as executor:
+        with pytest.raises(LoadFailed, match="does not exist"):
+            await executor.load(entry)
+
+
+async def test_real_models_come_back_from_the_hosts_memory_faster_than_from_disk():
+    catalog = Catalog.load(default_catalog_path())
+    async with running_executor(host_cache_bytes=GIB) as executor:
+        await executor.load(catalog.get("tiny-mlp"))  # The first import of torch is no part of any load from disk.
+        first = await executor.load(catalog.get("minilm-l6-v2"))
+        expected = (await executor.run("minilm-l6-v2", [{"texts": TEXTS}])).results
+        await executor.unload("minilm-l6-v2")
+        assert 80e6 < executor.cached.held_bytes < 100e6
+        again = await executor.load(catalog.get("minilm-l6-v2"))
+        assert again.tier is Tier.HOST
+        assert again.load_s < first.load_s / 2
+        assert (await executor.run("minilm-l6-v2", [{"texts": TEXTS}])).results == expected
+
+
+async def test_a_synthetic_model_takes_its_reload_time_from_the_host():
+    async with running_executor(host_cache_bytes=4 * GIB) as executor:
+        entry = synthetic("slow", load_s=0.5, reload_s=0.05)
+        assert (await executor.load(entry)).load_s >= 0.5
+        await executor.unload("slow")
+        assert 0.05 <= (await executor.load(entry)).load_s < 0.4
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from affinity.fleet import GIB
 from tests.support.executors import ECHO, synthetic
 from tests.support.worker_world import FakeExecutor
 from worker.executor import Executor
+from worker.host_cache import Cached, Tier
 from worker.settings import executor_environment
 
 M = synthetic("m", 6.0)
@@ -19,9 +20,15 @@ M = synthetic("m", 6.0)
 
 @pytest.fixture(params=["fake", "real"])
 async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Executor]:
-    made: Executor = FakeExecutor(12 * GIB)
+    made: Executor = FakeExecutor(12 * GIB, 10 * GIB)
     if request.param == "real":
-        made = Executor(env=executor_environment(), torch_device="cpu", limit_bytes=12 * GIB, label="real")
+        made = Executor(
+            env=executor_environment(),
+            torch_device="cpu",
+            limit_bytes=12 * GIB,
+            label="real",
+            host_cache_bytes=10 * GIB,
+        )
     await made.start()
     yield made
     await made.kill()
@@ -66,6 +73,60 @@ async def test_loads_fail_and_leave_nothing(executor: Executor):
     with pytest.raises(OutOfVram):
         await executor.load(synthetic("other", 7.0))
     assert await executor.unload("m") == 0
+
+
+async def test_what_is_unloaded_stays_in_the_hosts_memory_within_its_bound_and_comes_back_from_there(
+    executor: Executor,
+):
+    assert executor.cached == Cached()
+    small, large = synthetic("small", 4.0), synthetic("large", 11.0)
+    assert (await executor.load(M)).tier is Tier.DISK
+    await executor.unload("m")
+    assert executor.cached == Cached(("m",), 6 * GIB)
+    assert (await executor.load(small)).tier is Tier.DISK
+    await executor.unload("small")
+    assert executor.cached == Cached(("m", "small"), 10 * GIB)
+    back = await executor.load(M)
+    assert (back.tier, back.reserved_bytes, back.total_bytes) == (Tier.HOST, 6 * GIB, 6 * GIB)
+    assert executor.cached == Cached(("m", "small"), 10 * GIB), "its copy is there still, and the first to go"
+    assert (await executor.load(M)).tier is Tier.HOST, "loading twice changes nothing"
+    assert await executor.unload("m") == 0
+    assert executor.cached == Cached(("small", "m"), 10 * GIB)
+    await executor.load(large)
+    await executor.unload("large")
+    assert executor.cached == Cached(("small", "m"), 10 * GIB), "larger than the cache"
+    await executor.load(synthetic("next", 6.0))
+    await executor.unload("next", room_for="small")
+    assert executor.cached == Cached(("small", "next"), 10 * GIB)
+
+
+async def test_a_model_that_finds_no_room_to_come_back_stays_in_the_hosts_memory(executor: Executor):
+    await executor.load(M)
+    await executor.unload("m")
+    await executor.load(synthetic("other", 8.0))
+    with pytest.raises(OutOfVram):
+        await executor.load(M)
+    assert executor.cached == Cached(("m",), 6 * GIB)
+    await executor.unload("other", room_for="m")
+    assert (await executor.load(M)).tier is Tier.HOST
+    assert (await executor.run("m", [{}])).results == ({"model": "m", "exec_s": 0.0},)
+
+
+@pytest.mark.parametrize("how", ["dies", "is killed"])
+async def test_the_hosts_memory_is_empty_after_the_end_of_the_process(executor: Executor, how: str):
+    told = asyncio.Event()
+    executor.on_death(lambda _: told.set())
+    await executor.load(M)
+    await executor.unload("m")
+    if how == "dies":
+        end(executor)
+        await told.wait()
+    else:
+        await executor.kill()
+    assert executor.cached == Cached()
+    await executor.start()
+    assert executor.cached == Cached()
+    assert (await executor.load(M)).tier is Tier.DISK
 
 
 @pytest.mark.parametrize("how", ["by a job", "by itself"])

@@ -11,8 +11,8 @@ import pytest
 
 from affinity.errors import ExecutorDied, JobFailed, StoreUnavailable
 from affinity.fleet import GIB
-from affinity.io.ports import Delivery
-from affinity.job import Job, JobError, JobSpec, JobState
+from affinity.io.ports import Delivery, StartAnswer
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState
 from affinity.policy import Load
 from tests.support.executors import synthetic
 from tests.support.fake_job_store import FakeJobStore
@@ -78,7 +78,59 @@ async def test_deliveries_that_cannot_be_started_without_a_store_are_held_and_ha
     await world.waiting("j2")
     world.stores.down = True
     assert await runner.start(await world.take()) == []
-    await held(world, "j1", "j2")
+    await asyncio.sleep(0.2)  # Long enough that handing back at once would be seen.
+    assert [world.places(j) for j in ("j1", "j2")] == [("hands",)] * 2
+    await world.until(lambda: [world.places(j) for j in ("j1", "j2")] == [QUEUE] * 2)
+    world.stores.down = False
+    await world.quiet()
+    assert world.failures == []
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_start_that_was_recorded_without_our_knowing_is_taken_back(world: WorkerWorld, early: bool):
+    class Deaf(FakeJobStore):
+        """The world's store, whose answers to a start are lost."""
+
+        async def start(self, attempts: Sequence[tuple[Attempt, JobSpec, float]], now: float) -> list[StartAnswer]:
+            await super().start(attempts, now)
+            raise StoreUnavailable("Redis at fake:0 failed: no answer in time")
+
+    world.stores.jobs = store = Deaf(world.stores, 1000.0, 1000)
+    runner = BatchRunner(replace(world.services, store=store), world.tasks)
+    await world.waiting("j1")
+    await world.stores.fleet.report(world.report(worker="w1"))
+    if early:
+        await world.executor.start()
+        await world.executor.load(ENTRY)
+        jobs = await runner.read(await world.take())
+        batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now(), early=True)
+        await runner.run(batch)
+        assert await batch.granted() == []
+    else:
+        assert await runner.start(await world.take()) == []
+    assert await world.state("j1") is JobState.RUNNING, "as long as we live nobody else may have it"
+    await held(world, "j1")
+    job = await world.job("j1")
+    assert (job.state, job.attempts, job.losses) == (JobState.QUEUED, 0, 0)
+
+
+@pytest.mark.parametrize("result", ["done", JobFailed("raised")])
+async def test_a_result_whose_start_never_reached_the_store_is_dropped(
+    world: WorkerWorld, runner: BatchRunner, result: object
+):
+    await world.executor.start()
+    await world.executor.load(ENTRY)
+    await world.waiting("j1")
+    jobs = await runner.read(await world.take())
+    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now(), early=True)
+    world.stores.down = True
+    await runner.run(batch)
+    assert await batch.granted() == []
+    world.stores.down = False
+    await runner.settle(batch, BatchReply((result,), 0.1, 1, 1))
+    assert await world.state("j1") is JobState.QUEUED
+    await held(world, "j1")
+    assert world.buried() == []
 
 
 async def test_a_delivery_of_a_job_that_runs_elsewhere_is_held_and_never_acked(world: WorkerWorld, runner: BatchRunner):

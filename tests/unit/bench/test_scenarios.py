@@ -40,19 +40,6 @@ def test_cold_models_in_turn_are_loaded_little_more_than_once_each() -> None:
     assert run.loads <= 60
 
 
-def test_a_hot_model_spreads_over_the_fleet_and_contracts_again() -> None:
-    workload = replace(workloads()["hot-spread"], jobs=4500)
-    watching, _ = watched(workload)
-
-    def copies(from_s: float, until_s: float) -> list[int]:
-        return [held["m00"] for at, held in watching.copies if from_s <= at < until_s]
-
-    assert max(copies(0.0, workload.hot_from_s)) <= 4
-    # It asks for 3.8 GPUs on average.
-    assert max(copies(workload.hot_from_s, workload.hot_until_s)) >= 5
-    assert max(copies(workload.hot_until_s + 1200.0, float("inf"))) <= 4
-
-
 def test_a_sweep_over_all_models_costs_the_others_little() -> None:
     workload = replace(workloads()["sweep"], jobs=3200)
     _, with_sweep = watched(workload)

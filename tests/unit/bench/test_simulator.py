@@ -19,7 +19,7 @@ from bench.scheduler import PolicyFault
 from bench.simulator import Run, simulate
 from bench.trace import TraceJob, of_arrivals
 from bench.world import LoadMode, World
-from tests.support.simulated import Watched, a_model, a_world, jobs_of, run
+from tests.support.simulated import Deciding, Watched, a_model, a_world, jobs_of, run
 
 names = st.sampled_from("abcd")
 models = st.fixed_dictionaries(
@@ -95,7 +95,7 @@ def test_a_gpu_that_loads_serves_its_residents_only_in_overlap_mode(load: LoadMo
         ready = [r.model for r in residents if r.state is ResidencyState.READY and r.model in asked]
         return Plan((*loads, *(Serve("w0", model, 1, "") for model in ready)))
 
-    found = simulate(world, Planned(world, decide=loads_first), jobs)
+    found = simulate(world, Planned(world, planner=Deciding.by(loads_first)), jobs)
     by_model = {job.model: end for job, end in zip(jobs, found.finished_at, strict=True) if job.arrival_s == 3.0}
     assert by_model["a"] == ends_at
 
@@ -115,14 +115,14 @@ def test_the_hosts_memory_is_bounded_and_forgets_what_was_evicted_first() -> Non
 
 def test_a_policy_that_never_loads_is_told_apart_from_one_that_waits() -> None:
     world = a_world([a_model("a")])
-    idle = Planned(world, name="idle", decide=lambda *_, **__: Plan(()))
+    idle = Planned(world, name="idle", planner=Deciding.by(lambda *_, **__: Plan(())))
     with pytest.raises(PolicyFault, match="idle leaves 1 jobs waiting, and nothing more will happen"):
         simulate(world, idle, jobs_of((0.0, "a", 1.0)))
 
 
 def test_a_policy_that_wants_to_be_asked_again_at_once_is_stopped() -> None:
     world = a_world([a_model("a")])
-    restless = Planned(world, name="restless", decide=lambda *args, **_: Plan((), args[3]))
+    restless = Planned(world, name="restless", planner=Deciding.by(lambda *args, **_: Plan((), args[3])))
     with pytest.raises(PolicyFault, match="restless wants to be asked again"):
         simulate(world, restless, jobs_of((0.0, "a", 1.0)))
 
@@ -136,12 +136,12 @@ def test_a_policy_that_swaps_models_in_no_time_for_ever_is_stopped() -> None:
         return Plan((Load("w0", "b" if there == ["a"] else "a", 1, tuple(there), 0, ""),))
 
     with pytest.raises(PolicyFault, match=r"affinity goes round in circles at 0\.0 s"):
-        simulate(world, Planned(world, decide=swap), jobs_of((0.0, "a", 1.0)))
+        simulate(world, Planned(world, planner=Deciding.by(swap)), jobs_of((0.0, "a", 1.0)))
 
 
 def test_a_policy_that_overfills_a_gpu_is_stopped() -> None:
     world = a_world([a_model("a", 20.0), a_model("b", 20.0)])
-    greedy = Planned(world, decide=lambda *_, **__: Plan((Load("w0", "b", 1, (), 0, ""),)))
+    greedy = Planned(world, planner=Deciding.by(lambda *_, **__: Plan((Load("w0", "b", 1, (), 0, ""),))))
     world.nodes["w0"].load("a", (), 0.0)
     world.nodes["w0"].loaded(0.0)
     with pytest.raises(InvariantBroken, match="4294967296 are free"):
@@ -163,7 +163,7 @@ def test_a_wake_up_is_kept_to_the_instant() -> None:
             return Plan((), 7.25)
         return Plan((Load("w0", "a", 1, (), 0, ""),) if not world.nodes["w0"].residents else (Serve("w0", "a", 1, ""),))
 
-    found = simulate(world, Planned(world, decide=late), jobs_of((0.0, "a", 1.0)))
+    found = simulate(world, Planned(world, planner=Deciding.by(late)), jobs_of((0.0, "a", 1.0)))
     assert 7.25 in asked_at
     assert list(found.finished_at) == [10.25]
 

@@ -42,6 +42,8 @@ def test_a_tenant_is_kept_and_empty_lines_are_passed_over(tmp_path: Path) -> Non
         ('{"arrival_s": -1, "model": "a", "exec_s": 1}', r"line 2: arrival_s must be a number from 0 up, it is -1"),
         ('{"arrival_s": 2, "model": "a", "exec_s": -0.1}', r"line 2: exec_s must be a number from 0 up, it is -0.1"),
         ('{"arrival_s": NaN, "model": "a", "exec_s": 1}', r"line 2: arrival_s must be a number from 0 up, it is nan"),
+        ('{"arrival_s": 2, "model": "a", "exec_s": 1%s}' % ("0" * 400), r"line 2: exec_s must be a number from 0 up"),
+        ("[" * 100_000, r"line 2: is not JSON"),
         ('{"arrival_s": true, "model": "a", "exec_s": 1}', r"line 2: arrival_s must be a number from 0 up, it is True"),
         ('{"arrival_s": 2, "model": "a"}', r"line 2: exec_s must be a number from 0 up, it is None"),
         ('{"arrival_s": 2, "model": 7, "exec_s": 1}', r"line 2: there is no model 7"),
@@ -98,7 +100,7 @@ def test_every_problem_of_a_models_file_is_named_at_once(tmp_path: Path) -> None
         assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "not json", "7"])
+@pytest.mark.parametrize("text", ["[]", "{}", "not json", "7", "[" * 100_000], ids=lambda text: text[:8])
 def test_a_models_file_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "m").write_text(text)
     with pytest.raises(BadInput, match=r"is not JSON|must be a JSON object like"):

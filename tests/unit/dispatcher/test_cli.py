@@ -2,9 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,25 @@ import httpx
 import pytest
 from rich.console import Console
 
+from affinity.fleet import GIB, Residency, ResidencyState
 from affinity.job import JobError
-from dispatcher.cli import Shell, run
+from affinity.orders import OrderState
+from dispatcher import cli_output as show
+from dispatcher.cli import run
+from dispatcher.cli_shell import Shell
 from dispatcher.client import Client, Unreachable
 from tests.support.dispatcher import DispatcherWorld, dispatcher_world
 from tests.support.job_samples import a_report
 
 
 class Bridge(httpx.BaseTransport):
-    """Carries a synchronous client's requests to an application on another thread's loop."""
+    """Carries a synchronous client's requests to an application on another thread's loop.
+
+    ``on_ask`` has what is to happen once a request for that path has been answered.
+    """
 
     def __init__(self, portal: anyio.from_thread.BlockingPortal, world: DispatcherWorld) -> None:
+        self.on_ask: dict[str, Callable[[], None]] = {}
         self._portal = portal
         self._world = world
 
@@ -33,7 +41,9 @@ class Bridge(httpx.BaseTransport):
             answer = await self._world.http.send(asked)
             return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
-        return self._portal.call(carry)
+        answer = self._portal.call(carry)
+        self.on_ask.get(request.url.path, lambda: None)()
+        return answer
 
 
 @dataclass(slots=True)
@@ -43,6 +53,7 @@ class Terminal:
     world: DispatcherWorld
     portal: anyio.from_thread.BlockingPortal
     transport: httpx.BaseTransport
+    on_ask: dict[str, Callable[[], None]]
     out: str = ""
     err: str = ""
     key: str | None = None
@@ -69,7 +80,8 @@ def terminal() -> Iterator[Terminal]:
     with ExitStack() as stack:
         portal = stack.enter_context(anyio.from_thread.start_blocking_portal())
         world = stack.enter_context(portal.wrap_async_context_manager(dispatcher_world()))
-        yield Terminal(world, portal, Bridge(portal, world))
+        bridge = Bridge(portal, world)
+        yield Terminal(world, portal, bridge, bridge.on_ask)
 
 
 def test_a_job_is_submitted_with_all_its_options(terminal: Terminal):
@@ -157,6 +169,98 @@ def test_workers_and_models_are_shown_in_gib_and_seconds(terminal: Terminal):
     assert [model["name"] for model in terminal.json()["models"]] == ["big", "echo", "minilm-l6-v2"]
 
 
+def hold(terminal: Terminal, model: str, worker: str = "w1") -> None:
+    """Have a worker report that model as resident."""
+    held = Residency(model, ResidencyState.READY, GIB, loaded_at=1.0, last_used_at=1.0)
+    report = replace(a_report(worker), residents=(held,), sequence=2)
+    terminal.portal.call(terminal.world.stores.fleet.report, report)
+
+
+def end(terminal: Terminal, state: OrderState, reason: str) -> None:
+    """End the order that waits."""
+
+    async def ended() -> None:
+        [order] = (await terminal.world.stores.fleet.sighting()).view.orders
+        await terminal.world.stores.fleet.end_order(order.id, state, reason, terminal.world.clock.now())
+
+    terminal.portal.call(ended)
+
+
+def test_a_load_by_hand_says_what_will_happen(terminal: Terminal):
+    terminal.portal.call(terminal.world.stores.fleet.report, a_report("w1"))
+
+    assert terminal.type("load", "big", "--worker", "w1") == 0
+    assert "big is to be loaded on w1 within 10 minutes" in terminal.out
+    assert terminal.type("load", "big", "--json") == 0
+    assert [(order["worker"], order["state"]) for order in terminal.json()["orders"]] == [(None, "waiting")]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [(OrderState.DONE, 0), (OrderState.FAILED, 1), (OrderState.REPLACED, 1), (OrderState.EXPIRED, 5)],
+)
+def test_waiting_for_an_order_shows_how_it_ended_and_exits_by_it(terminal: Terminal, state: OrderState, code: int):
+    terminal.portal.call(terminal.world.stores.fleet.report, a_report("w1"))
+    terminal.on_ask["/models/big/load"] = lambda: end(terminal, state, "[red] is why")
+
+    assert terminal.type("load", "big", "--worker", "w1", "--wait") == code
+    assert f" on w1 {state}: [red] is why" in terminal.out
+
+
+def test_an_order_that_is_not_over_in_time_is_exit_5(terminal: Terminal):
+    hold(terminal, "big")
+
+    assert terminal.type("unload", "big", "--wait", "--timeout-s", "0") == 5
+    assert "big is to leave w1" in terminal.out
+    assert terminal.type("unload", "big", "--wait", "--timeout-s", "0", "--json") == 5
+    assert terminal.json()["orders"][0]["state"] == "waiting"
+
+
+def test_waiting_for_what_is_so_already_is_over_at_once(terminal: Terminal):
+    hold(terminal, "big")
+
+    assert terminal.type("load", "big", "--wait") == 0
+    assert "big is resident on w1 already" in terminal.out
+    assert terminal.type("unload", "echo", "--wait", "--json") == 0
+    assert terminal.json()["orders"] == []
+
+
+def test_pins_are_set_shown_and_taken_back(terminal: Terminal):
+    hold(terminal, "big")
+
+    assert terminal.type("pin", "big", "--worker", "w1") == 0
+    assert "big is pinned on w1" in terminal.out
+    assert terminal.type("workers") == 0
+    assert "big 1.00 GiB ready, pinned" in terminal.out
+    assert terminal.type("pin", "big") == 0
+    assert "big is pinned on every worker, by hand" in terminal.out
+    assert terminal.type("models") == 0
+    assert "everywhere" in terminal.out
+    assert terminal.type("unload", "big") == 3
+    assert "refused (pinned)" in terminal.err
+    assert terminal.type("unpin", "big", "--json") == 0
+    assert terminal.json() == {"model": "big", "pinned": False, "pinned_by": None, "pinned_on": []}
+    assert terminal.type("unpin", "big") == 0
+    assert "big is not pinned" in terminal.out
+
+
+def test_an_outlook_is_said_in_words():
+    out = Console(file=io.StringIO(), width=200)
+    decision = {"worker": "w2", "victims": [], "reason": "w2 runs a"}
+    orders = [
+        {"id": f"o{number}", "worker": None, "outlook": {**decision, "kind": kind, "victims": victims}}
+        for number, (kind, victims) in enumerate([("load", ["a", "b"]), ("load", []), ("wait", []), ("unload", [])])
+    ]
+    show.print_asked(out, {"detail": "big is to be loaded", "orders": orders})
+    assert out.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "big is to be loaded",
+        "order o0: w2 loads it now, evicting a, b",
+        "order o1: w2 loads it now",
+        "order o2: waits: w2 runs a",
+        "order o3: w2 evicts it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -166,6 +270,11 @@ def test_workers_and_models_are_shown_in_gib_and_seconds(terminal: Terminal):
         (("get", "../metrics"), "not_found"),
         (("explain", "nobody"), "unknown_job"),
         (("cancel", "nobody"), "unknown_job"),
+        (("load", "nobody"), "unknown_model"),
+        (("load", "big"), "cannot_load"),
+        (("unload", "big", "--worker", "w9"), "unknown_worker"),
+        (("pin", "../jobs"), "unknown_model"),
+        (("unpin", "nobody"), "unknown_model"),
         (("jobs", "--cursor", "%"), "invalid_input"),
     ],
 )
@@ -185,6 +294,8 @@ def test_a_refusal_is_exit_3_with_its_code_on_stderr(terminal: Terminal, argumen
         ("submit", "echo", "--input", "1", "--wait", "-1"),
         ("jobs", "--state", "lost"),
         ("jobs", "--limit", "0"),
+        ("load",),
+        ("unload", "big", "--wait", "--timeout-s", "-1"),
         ("brew",),
     ],
 )

@@ -51,6 +51,7 @@ async def test_workers_are_shown_with_their_gpu_and_what_is_resident_there(world
                 "bytes": GIB,
                 "state": "ready",
                 "running": 2,
+                "pinned": False,
                 "loaded_at": rfc3339(now - 9),
                 "last_used_at": rfc3339(now - 1),
             }
@@ -86,6 +87,9 @@ async def test_models_are_shown_with_holders_demand_depth_and_what_was_measured(
         "max_batch": 32,
         "timeout_s": 300.0,
         "pinned": False,
+        "pinned_by": None,
+        "pinned_on": [],
+        "orders": [],
         "declared_bytes": int(0.01 * GIB),
         "holders": ["w1"],
         "queued": 2,

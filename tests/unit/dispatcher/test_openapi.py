@@ -19,6 +19,11 @@ ROUTES = {
     ("get", "/jobs/{job_id}/explain"),
     ("get", "/workers"),
     ("get", "/models"),
+    ("post", "/models/{name}/load"),
+    ("post", "/models/{name}/unload"),
+    ("post", "/models/{name}/pin"),
+    ("post", "/models/{name}/unpin"),
+    ("get", "/orders/{order_id}"),
     ("get", "/health"),
     ("get", "/health/live"),
     ("get", "/health/ready"),
@@ -90,6 +95,7 @@ async def test_what_the_routes_answer_is_what_their_schemas_say(world: Dispatche
     await world.serve("j1", result={"y": 1})
     batch = await world.post("/jobs/batch", {"jobs": [{"model": "echo", "input": 1}, 5]})
     await world.post("/jobs", {"model": "big", "input": {}, "id": "j2"})
+    ordered = await world.post("/models/big/load", {"worker": "w1"})
     pairs = {
         schemas.JobView: [submitted, await world.http.get("/jobs/j1")],
         schemas.ExplainView: [
@@ -100,6 +106,12 @@ async def test_what_the_routes_answer_is_what_their_schemas_say(world: Dispatche
         schemas.BatchAnswer: [batch],
         schemas.Workers: [await world.http.get("/workers")],
         schemas.Models: [await world.http.get("/models")],
+        schemas.AskedView: [ordered, await world.http.post("/models/echo/unload")],
+        schemas.OrderView: [await world.http.get(ordered.headers["location"])],
+        schemas.PinView: [
+            await world.post("/models/big/pin", {"worker": "w1"}),
+            await world.http.post("/models/big/unpin"),
+        ],
         schemas.Health: [await world.http.get("/health")],
         schemas.Ready: [await world.http.get("/health/ready")],
         schemas.ProduceAnswer: [await world.post("/produce", {"payload": 1})],

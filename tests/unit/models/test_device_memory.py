@@ -19,6 +19,7 @@ class FakeCuda:
         self.available = available
         self.reserved = self.peak = self.live = 0
         self.streams: list[object] = []
+        self.awaited: list[int] = []
 
     def is_available(self) -> bool:
         return self.available
@@ -29,7 +30,7 @@ class FakeCuda:
     def synchronize(self) -> None: ...
 
     def Stream(self) -> SimpleNamespace:  # noqa: N802 - torch's name
-        return SimpleNamespace(synchronize=lambda: None)
+        return SimpleNamespace(synchronize=lambda: self.awaited.append(len(self.streams)))
 
     @contextmanager
     def stream(self, stream: object) -> Iterator[None]:
@@ -72,12 +73,33 @@ def load(cuda: FakeCuda, live: int, passing: int = 0) -> Weights:
     return Weights(live)
 
 
+def undo(model: object) -> None:
+    raise AssertionError(f"{model} has its room")
+
+
+def test_weights_leave_on_the_stream_of_the_loads_and_are_gone_when_it_returns():
+    cuda = FakeCuda()
+    memory = CudaMemory(f"GPU-{UUID}", cuda)
+    memory.load(lambda: load(cuda, 100), undo)
+    cuda.awaited.clear()
+
+    def leave() -> None:
+        assert cuda.streams, "behind the batches of other models it would wait for them"
+        assert cuda.awaited == []
+        cuda.live -= 100
+        cuda.empty_cache()
+
+    memory.leave(leave)
+    assert cuda.awaited == [0], "the copies are complete before anybody counts on them"
+    assert memory.total_bytes() == 0
+
+
 def test_a_load_is_charged_its_peak_and_gives_back_what_only_passed():
     cuda = FakeCuda()
     memory = CudaMemory(f"GPU-{UUID}", cuda)
-    _, first = memory.load(lambda: load(cuda, 100, passing=50))
+    _, first = memory.load(lambda: load(cuda, 100, passing=50), undo)
     assert (first, memory.total_bytes()) == (150, 100)
-    _, second = memory.load(lambda: load(cuda, 30))
+    _, second = memory.load(lambda: load(cuda, 30), undo)
     assert (second, memory.total_bytes()) == (30, 130)
 
 
@@ -85,7 +107,7 @@ def test_a_load_into_cached_blocks_is_charged_its_weights_all_the_same():
     cuda = FakeCuda()
     memory = CudaMemory(f"GPU-{UUID}", cuda)
     cuda.reserved = 500
-    assert memory.load(lambda: load(cuda, 100))[1] == 100
+    assert memory.load(lambda: load(cuda, 100), undo)[1] == 100
 
 
 def test_a_run_is_charged_the_growth_it_causes_and_a_second_one_no_more():
@@ -109,7 +131,7 @@ def test_growth_beside_a_load_may_be_the_loads_and_is_not_charged():
         grown.append(memory.run(lambda: load(cuda, 100))[1])
         return Weights(100)
 
-    memory.load(load_and_run)
+    memory.load(load_and_run, undo)
     assert grown == [0]
     assert memory.run(lambda: cuda.take(7))[1] == 7
 
@@ -122,7 +144,7 @@ def test_runs_are_charged_again_after_a_load_that_failed():
         raise LoadFailed("on purpose")
 
     with pytest.raises(LoadFailed):
-        memory.load(fail)
+        memory.load(fail, undo)
     assert memory.run(lambda: cuda.take(7))[1] == 7
 
 

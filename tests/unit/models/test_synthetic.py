@@ -23,6 +23,24 @@ def test_loading_takes_its_time_and_claims_the_declared_bytes():
     assert model.weight_bytes == 6 * GIB
 
 
+@pytest.mark.parametrize(
+    ("options", "pause_s"), [({"load_s": 2.0}, 0.2), ({"load_s": 2.0, "reload_s": 0.5}, 0.5), ({"reload_s": 0.0}, None)]
+)
+def test_coming_back_from_the_hosts_memory_takes_a_tenth_of_a_load_unless_said_otherwise(
+    options: dict[str, float], pause_s: float | None
+):
+    pauses: list[float] = []
+    model = guarded(entry(**options), pauses)
+    assert model.host_bytes == 6 * GIB
+    pauses.clear()
+    model.leave_device()
+    assert pauses == []
+    model.return_to_device()
+    assert pauses == ([] if pause_s is None else [pytest.approx(pause_s)])
+    model.drop_host_copy()
+    assert model.run([{}]) == [{"model": "s", "exec_s": 0.0}]
+
+
 def test_a_batch_costs_as_much_as_its_longest_job():
     pauses: list[float] = []
     model = guarded(entry(exec_s=0.04), pauses)

@@ -11,7 +11,7 @@ from affinity.policy import Load
 from tests.support.executors import synthetic
 from tests.support.fake_stores import FakeFleetStore
 from tests.support.worker_world import WorkerWorld, a_worker_world
-from worker.events import Arrived, CalledOff, Claimed, Cleared, Fetched, LoadFault, WorkerEvent
+from worker.events import Arrived, CalledOff, Claimed, Cleared, Fetched, Left, LoadFault, WorkerEvent
 from worker.intray import Intray
 from worker.learning import Learning
 from worker.load_course import LoadCourse
@@ -181,6 +181,23 @@ async def test_victims_take_no_work_from_the_claim_on_and_leave_for_good(stage: 
     assert stage.course.victims == ()
 
 
+async def test_a_model_that_leaves_for_want_of_memory_and_loses_its_executor_meanwhile_is_gone_only_once(stage: Stage):
+    await resident(stage, "v", 6)
+    await resident(stage, "w", 1)
+    leaving = stage.world.executor.pause("unload v")
+    stage.course.outgrown("v")
+    await leaving.reached.wait()
+    stage.state.emptied()
+    leaving.go()
+    await stage.world.until(lambda: bool(stage.world.posted))
+    (event,) = stage.world.posted
+    assert isinstance(event, Left)
+    stage.course.left(event)
+    await stage.world.quiet()
+    assert stage.world.metric("model_evictions_total", worker="w1", model="v", reason="out-of-vram") == 0
+    assert stage.world.failures == []
+
+
 # -- called off --------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +263,7 @@ async def test_memory_that_others_took_meanwhile_ends_the_load_at_admission(stag
     nothing_left(stage)
     assert stage.refusal() == ("out_of_vram", REFUSE_TRANSIENT_S, False)
     assert stage.world.executor.asked == []
-    assert stage.learning.facts["m"].on(stage.state.gpu).footprint_bytes > 4 * GIB
+    assert stage.learning.facts["m"].on(stage.state.gpu).footprint_bytes == 4 * GIB, "it is no larger than before"
 
 
 async def test_damaged_weights_are_refused_as_hopeless(stage: Stage):
@@ -265,7 +282,7 @@ async def test_a_footprint_that_was_too_small_is_refused_for_a_moment_and_planne
     await stage.through(LOAD, LoadFault)
     nothing_left(stage)
     assert stage.refusal() == ("out_of_vram", REFUSE_TRANSIENT_S, False)
-    assert stage.learning.facts["m"].on(stage.state.gpu).footprint_bytes == 5 * GIB
+    assert stage.learning.facts["m"].on(stage.state.gpu).footprint_bytes > 8 * GIB, "it had the whole GPU"
 
 
 async def test_a_load_that_was_too_slow_is_refused_for_a_moment_and_its_executor_counts_as_stopped(stage: Stage):

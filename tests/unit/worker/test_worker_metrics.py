@@ -25,7 +25,8 @@ def samples(metrics: WorkerMetrics, name: str) -> dict[tuple[str, ...], float]:
 
 def test_a_report_sets_what_prometheus_sees_of_the_gpu():
     metrics = WorkerMetrics()
-    metrics.report(report("w", ("a", 200)))
+    metrics.report(report("w", ("a", 200)), host_cache_bytes=70)
+    assert samples(metrics, "host_cache_bytes") == {("GPU-w", "w"): 70}
     for name, value in (("total", 1000), ("used", 300), ("free", 700), ("foreign", 100)):
         assert samples(metrics, f"gpu_memory_{name}_bytes") == {("GPU-w", "w"): value}
     assert samples(metrics, "gpu_utilization_ratio") == {("GPU-w", "w"): 0.5}
@@ -56,6 +57,7 @@ def test_a_worker_that_is_gone_leaves_only_that_it_is_down():
     assert samples(metrics, "worker_up") == {("w",): 0, ("v",): 1}
     assert samples(metrics, "model_resident_bytes") == {("GPU-v", "a", "v"): 10}
     assert samples(metrics, "gpu_memory_used_bytes") == {("GPU-v", "v"): 300}
+    assert samples(metrics, "host_cache_bytes") == {("GPU-v", "v"): 0}
     metrics.report(report("w", ("b", 1)))
     assert samples(metrics, "worker_up")[("w",)] == 1
 

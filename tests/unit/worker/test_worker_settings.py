@@ -25,6 +25,17 @@ def test_indices_that_are_none_are_refused_with_an_example(text: str):
     assert line.startswith("WORKER_GPU_INDEX: must be GPU indices with commas between them, such as 0 or 0,2")
 
 
+@pytest.mark.parametrize("value", ["-1", "lots", "nan", "inf"])
+def test_a_host_cache_that_is_no_size_is_refused_by_name(value: str):
+    (line,) = complaints(worker_host_cache_gib=value)
+    assert line.startswith("WORKER_HOST_CACHE_GIB: ")
+
+
+def test_the_host_cache_is_off_unless_it_has_a_size():
+    assert WorkerSettings().host_cache_bytes == 0
+    assert WorkerSettings(worker_host_cache_gib=1.5).host_cache_bytes == 3 * GIB // 2
+
+
 def test_indices_are_read_from_a_list_with_commas():
     assert WorkerSettings(worker_gpu_index="0, 2").worker_gpu_index == (0, 2)
     assert WorkerSettings().worker_gpu_index is None

@@ -1,0 +1,135 @@
+"""``affinity load``, ``unload``, ``pin`` and ``unpin``: the operator's hand."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from affinity.orders import OrderState
+from dispatcher import cli_output as show
+from dispatcher.cli_shell import (
+    DEFAULT_URL,
+    EXIT_FAILED,
+    EXIT_NOT_OVER,
+    AsJson,
+    Key,
+    Url,
+    client_of,
+    shell_of,
+)
+from dispatcher.client import Client, Json
+
+LOOK_EVERY_S = 0.25
+"""Between two looks at an order that is waited for."""
+
+Model = Annotated[str, typer.Argument(help="A model of the catalogue; 'affinity models' lists them.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is done, or given up.")]
+TimeoutS = Annotated[float | None, typer.Option(min=0, help="With --wait: wait no longer than this.")]
+
+
+def load(
+    context: typer.Context,
+    model: Model,
+    worker: Annotated[str | None, typer.Option(help="Where. Left out: where it costs least.")] = None,
+    wait: Wait = False,
+    timeout_s: TimeoutS = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model loaded, though no job asks for it. Pin it as well if it is to stay."""
+    with client_of(context, url, api_key) as client:
+        answer = client.load(model, worker)
+        _follow(context, client, answer, as_json, _patience_s(wait, timeout_s))
+
+
+def unload(
+    context: typer.Context,
+    model: Model,
+    worker: Annotated[str | None, typer.Option(help="Where. Left out: wherever it is resident.")] = None,
+    wait: Wait = False,
+    timeout_s: TimeoutS = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a model leave VRAM once none of its jobs runs. It comes back as soon as a job asks for it."""
+    with client_of(context, url, api_key) as client:
+        answer = client.unload(model, worker)
+        _follow(context, client, answer, as_json, _patience_s(wait, timeout_s))
+
+
+def pin(
+    context: typer.Context,
+    model: Model,
+    worker: Annotated[str | None, typer.Option(help="Where. Left out: on every worker.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Never evict a model once it is resident. Does not load it."""
+    with client_of(context, url, api_key) as client:
+        answer = client.pin(model, worker)
+    (show.print_json if as_json else show.print_pin)(shell_of(context).out, answer)
+
+
+def unpin(
+    context: typer.Context,
+    model: Model,
+    worker: Annotated[str | None, typer.Option(help="Where. Left out: take back all pins set by hand.")] = None,
+    url: Url = DEFAULT_URL,
+    api_key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a model be evicted again."""
+    with client_of(context, url, api_key) as client:
+        answer = client.unpin(model, worker)
+    (show.print_json if as_json else show.print_pin)(shell_of(context).out, answer)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to a program."""
+    for command in (load, unload, pin, unpin):
+        app.command()(command)
+
+
+def _follow(context: typer.Context, client: Client, answer: Json, as_json: bool, wait_s: float | None) -> None:
+    """Show what was asked for; with ``wait_s``, once it is over or so much time is, and exit by how it ended."""
+    out = shell_of(context).out
+    if wait_s is not None:
+        if not as_json:
+            show.print_asked(out, answer)
+        deadline = time.monotonic() + wait_s
+        answer = {**answer, "orders": [_until_over(client, order, deadline) for order in answer["orders"]]}
+    if as_json:
+        show.print_json(out, answer)
+    elif wait_s is None:
+        show.print_asked(out, answer)
+    else:
+        show.print_ends(out, answer["orders"])
+    if wait_s is not None:
+        _exit_by([OrderState(order["state"]) for order in answer["orders"]])
+
+
+def _patience_s(wait: bool, timeout_s: float | None) -> float | None:
+    if not wait:
+        return None
+    return float("inf") if timeout_s is None else timeout_s  # An order ends by itself, in ten minutes at most.
+
+
+def _until_over(client: Client, order: Json, deadline: float) -> Json:
+    while order["state"] == OrderState.WAITING:
+        order = client.order(order["id"])
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            break
+        if order["state"] == OrderState.WAITING:
+            time.sleep(min(LOOK_EVERY_S, left_s))
+    return order
+
+
+def _exit_by(states: list[OrderState]) -> None:
+    if OrderState.WAITING in states or OrderState.EXPIRED in states:
+        raise typer.Exit(EXIT_NOT_OVER)
+    if any(state is not OrderState.DONE for state in states):
+        raise typer.Exit(EXIT_FAILED)
