@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import catalog_command, overhead, replay, report, scenarios, simulate, system_test, workload
+from bench import catalog_command, hoarding, overhead, replay, report, scenarios, simulate, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
@@ -30,6 +30,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     api_key = environ.get("AFFINITY_API_KEY") or None
     if options.command in OFFLINE:
         return OFFLINE[options.command](options)
+    if options.command == "hoarding":
+        return hoarding.run(options)
     if options.command == "replay":
         return replay.run(options, api_key)
     if options.command == "system-test":
@@ -80,6 +82,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     report.add_parser(commands)
     scenarios.add_parser(commands)
     replay.add_parser(commands, url)
+    hoarding.add_parser(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A system of our own to measure, by the program behind ``make run``: servers, a dispatcher and one worker.
+"""A system of our own to measure, by the program behind ``make run``: servers, a dispatcher and workers.
 
 As a process and not as a library: ``bench`` stands outside of what it measures.
 """
@@ -24,20 +24,21 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a system is found."""
+    """Where a system is found. ``redis_url`` is known only of one of our own."""
 
     amqp_url: str
     url: str
+    redis_url: str = ""
 
 
 @contextmanager
-def private_system() -> Iterator[Addresses]:
+def private_system(workers: int = 1) -> Iterator[Addresses]:
     """Start it, wait until it is ready, stop it at the end. Raises ``CannotMeasure`` with its last words."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     dropped = {"DISPATCHER_HOST", "AFFINITY_API_KEYS", "WORKER_METRICS_PORT", "RABBITMQ_URL", "REDIS_URL"}
     env = {name: value for name, value in os.environ.items() if name not in dropped}
-    env |= {"WORKERS": "1", "WORKER_GPU": "simulated", "DISPATCHER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    env |= {"WORKERS": str(workers), "WORKER_GPU": "simulated", "DISPATCHER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryDirectory(prefix="affinity-bench-") as folder:
         command = (sys.executable, "-m", "deploy.local.run", "--directory", folder, "--stop-with-parent")
         process = subprocess.Popen(
@@ -45,7 +46,8 @@ def private_system() -> Iterator[Addresses]:
         )
         try:
             assert process.stdout
-            yield Addresses(_broker_of(process.stdout), f"http://127.0.0.1:{port}")
+            amqp_url, redis_url = _servers_of(process.stdout)
+            yield Addresses(amqp_url, f"http://127.0.0.1:{port}", redis_url)
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT_S)
@@ -56,8 +58,14 @@ def broker_in(line: str) -> str | None:
     return next((word for word in line.split() if word.startswith(("amqp://", "amqps://"))), None)
 
 
-def _broker_of(output: IO[str]) -> str:
-    """Its URL, from the summary that is printed once all is ready. The output is read to its end in the background."""
+def store_in(line: str) -> str | None:
+    """The store's URL, likewise."""
+    return next((word for word in line.split() if word.startswith(("redis://", "rediss://"))), None)
+
+
+def _servers_of(output: IO[str]) -> tuple[str, str]:
+    """Broker and store, from the summary that is printed once all is ready. The output is read to its end in the
+    background."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
     def read() -> None:
@@ -68,11 +76,13 @@ def _broker_of(output: IO[str]) -> str:
     # Unread, a full pipe would stop the supervisor.
     threading.Thread(target=read, name="supervisor's output", daemon=True).start()
     said: list[str] = []
+    broker: str | None = None
     try:
         while (line := lines.get(timeout=START_TIMEOUT_S)) is not None:
             said.append(line)
-            if found := broker_in(line):
-                return found
+            broker = broker or broker_in(line)
+            if broker and (store := store_in(line)):
+                return broker, store
     except Empty:
         said.append(f"nothing more for {START_TIMEOUT_S:.0f} s")
     raise CannotMeasure("the private system did not start:\n" + "".join(said[-10:]))

@@ -84,7 +84,9 @@ class Learning:
     def ran(self, model: str, exec_s: float, footprint_bytes: int) -> None:
         """A batch ended. The first one after a load may have grown the model's share of memory."""
         here = self._here(model)
-        seconds = _mean(here.exec_s, exec_s) if self._measured(model) else exec_s
+        # A load alone has measured no execution: the first one replaces the guess, it is not averaged into it.
+        guessed = here.exec_s == self.facts[model].declared.exec_s
+        seconds = exec_s if guessed else _mean(here.exec_s, exec_s)
         self._learn(model, replace(here, exec_s=seconds, footprint_bytes=footprint_bytes))
 
     def out_of_vram(self, model: str, free_bytes: int, usable_bytes: int) -> None:

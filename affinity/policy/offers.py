@@ -65,6 +65,8 @@ class Offers:
         model = demand.model
         if any(resident.model == model for resident in worker.residents):
             return None
+        if self._serves_first(worker, demand):
+            return None
         if refusal := worker.refuses(model, self._board.now):
             self._alarms.for_model(refusal.until, model)
             return None
@@ -83,11 +85,13 @@ class Offers:
     def may_be_had(self, room: Room, demand: Demand, further: bool, below_s: float) -> bool:
         """False if it is plain that a load there has no room, or costs no less than ``below_s`` in victims."""
         size = self._board.facts[demand.model].on(room.worker.gpu).footprint_bytes
+        if size > room.most_bytes or self._serves_first(room.worker, demand):
+            return False
         if size <= room.free_bytes:
             return True
         if size <= room.spare_bytes:
             return room.least_s < below_s
-        return not further and size <= room.most_bytes and self._turn_may_end(room.worker, demand)
+        return not further and self._turn_may_end(room.worker, demand)
 
     def room(self, worker: WorkerReport) -> Room:
         """What could be had there at all."""
@@ -127,6 +131,13 @@ class Offers:
         if not asked or further or not self._turn_may_end(worker, demand):
             return unasked
         return unasked + self._worth.cheapest_first(worker, asked)
+
+    def _serves_first(self, worker: WorkerReport, demand: Demand) -> bool:
+        """True if a load there would stop a GPU that has something to serve, and whose turn may not end."""
+        if self._tuning.overlap:
+            return False
+        wanted = any(r.model in self._board.waiting and r.state is ResidencyState.READY for r in worker.residents)
+        return wanted and not self._turn_may_end(worker, demand)
 
     def _may_go(self, worker: WorkerReport, resident: Residency) -> bool:
         if resident.state is not ResidencyState.READY or resident.running or resident.pinned:

@@ -78,7 +78,7 @@ class Planner:
         self._opened: set[str] = set()
         """Workers that may be able to make room where they could not before."""
         self._blocked: dict[str, float] = {}
-        """Models that would be loaded if there were room, or if it cost less: what the victims would cost, in seconds."""
+        """Models that would be loaded if there were room, or if it cost less: what victims would cost, in seconds."""
         self._homeless: set[str] = set()
         """Models in demand that nobody holds and nobody is about to load."""
         self._held_back: set[str] = set()
@@ -150,7 +150,9 @@ class Planner:
     def _changed(self, worker: str, *reports: WorkerReport) -> None:
         self._models.update(r.model for report in reports for r in report.residents if r.model in self.board.waiting)
         if load := self._decided.get(worker):
-            self._models.add(load.model)
+            self._recall(load.model)
+            if load.model in self.board.waiting:
+                self._models.add(load.model)
         self._serving.add(worker)
         self._open((worker,))
 
@@ -230,7 +232,10 @@ class Planner:
             return Wait(model, None, f"{claimer} is loading it")
         if only is None and (refused := self._give_up(demand, facts)):
             return refused
-        offer = self._best_offer(demand, False, only)
+        overdue_at = demand.oldest_at + self._tuning.overdue_loads * self._worth.least_load_s(model)
+        if overdue_at > self.board.now:
+            self._alarms.for_model(overdue_at, model)
+        offer = self._best_offer(demand, False, only, overdue_at <= self.board.now)
         if offer is None:
             self._blocked[model] = inf
             return Wait(model, self._alarms.next_at, "no worker can make room for it now")
@@ -272,7 +277,7 @@ class Planner:
         if (due_at := pays_at(self._worth.least_load_s(model))) > now:
             self._alarms.for_model(due_at, model)
             return Wait(model, due_at, later)
-        offer = self._best_offer(demand, True, only)
+        offer = self._best_offer(demand, True, only, False)
         if offer is None:
             self._blocked[model] = inf
             return Wait(model, None, f"{names} will serve it: no worker can make room for a further copy")
@@ -286,9 +291,11 @@ class Planner:
         )
         return _load(offer, demand, len(holders), reason)
 
-    def _best_offer(self, demand: Demand, further: bool, only: list[WorkerReport] | None) -> Offer | None:
+    def _best_offer(
+        self, demand: Demand, further: bool, only: list[WorkerReport] | None, overdue: bool
+    ) -> Offer | None:
         """The cheapest load. A further copy ends nobody's turn."""
-        asked = only or self._shortlist.candidates(demand.model, not further, self._able)
+        asked = only or self._shortlist.candidates(demand.model, overdue, self._able)
         offers = [offer for worker in asked if (offer := self._offers.on(worker, demand, further))]
         return min(offers, key=Offer.rank, default=None)
 

@@ -6,7 +6,7 @@ takes no longer in a fleet of a thousand. The order is as of each worker's last 
 anew, so an order that is a little old costs nothing but a slightly worse choice.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,9 @@ SMALL_FLEET = 32
 
 FEW = 4
 """How many are asked for each reason in a larger one."""
+
+LAST_NAME = "\U0010ffff"
+"""After every worker's id."""
 
 Key = tuple[bool, float, str, int]
 """Where a GPU cannot load beside serving, busy ones last; then least first; then by id. With the bytes it offers."""
@@ -39,7 +42,7 @@ class _Order:
     """Workers in one order. ``None`` is the place of a worker that has none in it."""
 
     def __init__(self) -> None:
-        self._keys: list[Key] = []
+        self._keys: list[tuple[bool, float, str, int]] = []
 
     def add(self, key: Key | None) -> None:
         if key:
@@ -52,6 +55,12 @@ class _Order:
     def with_room(self, size_bytes: int) -> Iterator[str]:
         """Those that could offer so much, best first."""
         return (key[2] for key in self._keys if key[3] >= size_bytes)
+
+    def up_to(self, value: float) -> Iterator[str]:
+        """Those that come no later than that value, best first: found without going through the others."""
+        for late in (False, True):
+            first, end = bisect_left(self._keys, (late,)), bisect_right(self._keys, (late, value, LAST_NAME))
+            yield from (self._keys[place][2] for place in range(first, end))
 
 
 class Shortlist:
@@ -78,8 +87,9 @@ class Shortlist:
         facts = self._board.facts[model]
         size = min(facts.on(gpu).footprint_bytes for gpu in self._board.gpus())
         chosen = {name for name in self._board.cachers(model) if able(workers[name])}
-        for order in (self._roomy, self._cheap, *([self._served] if overdue else [])):
-            chosen.update(islice((name for name in order.with_room(size) if able(workers[name])), FEW))
+        served = self._served.with_room(size) if overdue else ()
+        for names in (self._roomy.up_to(-size), self._cheap.with_room(size), served):
+            chosen.update(islice((name for name in names if able(workers[name])), FEW))
         return [workers[name] for name in chosen]
 
     def _refresh(self) -> None:

@@ -171,7 +171,7 @@ def test_a_model_that_nobody_holds_waits_for_the_loads_of_those_before_it() -> N
     found = explained(worker("w1"), worker("w2"), demand=demand, **models)
     assert isinstance(found.decision, Wait)
     assert found.eta is not None
-    # b and c, d and e, then a: a load and a batch each, and a model is no victim before it is a load time old.
+    # b and c, d and e, then a: a load each, and none is a victim before it has been there for a load time.
     assert found.eta.start_in_s == pytest.approx(5 * LOAD_S)
     assert found.eta.low_s == pytest.approx(LOAD_S / MEASURED_SPREAD)
     assert found.eta.assuming[0] == "w1 loads it and then has its turn"
