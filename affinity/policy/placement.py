@@ -340,12 +340,13 @@ class Planner:
         if fits and not self.board.refused(demand.model):
             return None
         workers = [self.board.workers[name] for name in sorted(self.board.workers)]
-        able = [w for w in workers if not w.draining and all(r.model != demand.model for r in w.residents)]
-        if not able:
+        # Also one that is evicting it now: it could load it again.
+        staying = [w for w in workers if not w.draining]
+        if not staying:
             return None
         if not fits:
-            return self._misfit(demand, facts, able[0])
-        large = [w for w in able if facts.on(w.gpu).footprint_bytes <= w.gpu.usable_bytes]
+            return self._misfit(demand, facts, staying[0])
+        large = [w for w in staying if facts.on(w.gpu).footprint_bytes <= w.gpu.usable_bytes]
         refusals = [w.refuses(demand.model, self.board.now) for w in large]
         if large and all(r is not None and r.hopeless for r in refusals):
             last = max((r for r in refusals if r), key=lambda r: (r.until, r.code))
