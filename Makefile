@@ -34,6 +34,10 @@ run: ready ## keep the system up in the foreground (WORKERS=3 and every setting 
 test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
+.PHONY: mutants
+mutants: $(INSTALLED) ## break the policy in one place at a time: do its tests notice? (ARGS="eta ledger" for some files)
+	@$(PY) -m tests.support.mutants $(ARGS)
+
 .PHONY: check
 check: $(INSTALLED) ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check .

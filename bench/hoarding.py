@@ -23,6 +23,7 @@ from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
 NAMESPACE = "hoarding"
+WIDTH = 160
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"machine": machine()} | found))
     else:
         console = Console(highlight=False)
+        if not console.is_terminal:  # A file has no width; the default would fold every word.
+            console = Console(highlight=False, width=WIDTH)
         console.print(machine(), grid_table(grid))
         if varied:
             console.print(threshold_table(varied))

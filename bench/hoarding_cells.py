@@ -8,6 +8,9 @@ from itertools import product
 LOAD = 0.6
 """Steady arrivals, as a share of what the workers could execute if nothing but execution took time."""
 
+SPREAD = 0.72
+"""Coefficient of variation of execution times, which are lognormal, as in the workloads of ``bench/workloads``."""
+
 STOP_AFTER_S = 0.02
 """``worker.runtime.DISARM_AFTER_S``: the way of the product."""
 
@@ -29,17 +32,28 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to come by jobs. ``stop_after_s`` is for ``armed``; ``None``: never."""
+    """One way to come by jobs. All but the first three are for ``armed``.
+
+    ``stop_after_s``: how long a job runs before the consumers are stopped (``None``: they never are); at once, where
+    jobs take ``at_once_from_s`` or longer in the mean. ``hand_first``: what a consumer has brought is started before
+    the backlog is looked at.
+    """
 
     name: str
     kind: Kind
     prefetch: int = 1
     stop_after_s: float | None = None
+    at_once_from_s: float = float("inf")
+    hand_first: bool = False
+
+    def threshold_s(self, exec_s: float) -> float | None:
+        """``stop_after_s`` for jobs that take so long in the mean."""
+        return 0.0 if exec_s >= self.at_once_from_s else self.stop_after_s
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Jobs of one length, and workers that all hold the same models."""
+    """Jobs that take so long in the mean, and workers that all hold the same models."""
 
     exec_s: float
     residents: int
@@ -71,10 +85,14 @@ def armed(stop_after_ms: int | None) -> Way:
 
 
 OURS = armed(round(STOP_AFTER_S * 1000))
+BY_LENGTH = Way("by-length", Kind.ARMED, stop_after_s=0.05, at_once_from_s=0.03, hand_first=True)
+"""Decided when a job starts, by how long its like take in the mean."""
+
 WAYS = (
     Way("prefetch-1", Kind.STANDING),
     Way("prefetch-10", Kind.STANDING, prefetch=10),
     OURS,
+    BY_LENGTH,
     Way("get", Kind.GETTING),
 )
 BOUNCE = Way("bounce", Kind.BOUNCING)
@@ -86,23 +104,30 @@ RESIDENTS, WORKERS = (1, 2, 4, 8), (2, 4)
 SHORT = {0.005: Effort(240, 60), 0.04: Effort(50, 12)}
 """Measured one trial after the other: the machine is busy with each."""
 
-LONG = {1.0: Effort(40, 5), 30.0: Effort(6, 2, seeds=3)}
+LONG = {1.0: Effort(40, 5), 30.0: Effort(5, 2, seeds=3)}
 """Measured all at once: hardly anything happens in any of them."""
 
-BOUNCED = {1.0: Effort(8, 3)}
+BOUNCED = {1.0: Effort(5, 3)}
 """Fewer jobs, one trial after the other."""
 
-THRESHOLD_EFFORT = {0.005: Effort(240, 60), 0.01: Effort(120, 30), 0.02: Effort(70, 20), 0.04: Effort(50, 12)} | {
-    0.1: Effort(24, 6)
+THRESHOLD_EFFORT = {
+    0.005: Effort(240, 60),
+    0.01: Effort(120, 30),
+    0.02: Effort(80, 20),
+    0.04: Effort(50, 12),
+    0.1: Effort(24, 6),
 }
-QUICK = {0.005: Effort(80, 20), 0.04: Effort(20, 5), 1.0: Effort(3, 2)}
+QUICK = {0.005: Effort(80, 20), 0.04: Effort(20, 5), 0.3: Effort(3, 2)}
 
 
 def one_by_one(quick: bool) -> Sequence[Trial]:
     """Trials that need the machine for themselves. The ways take turns, so that a busy moment falls on each."""
     if quick:
         return _grid(QUICK, (*WAYS, BOUNCE), (1, 8), (2,))
-    return [*_grid(SHORT, (*WAYS, BOUNCE), RESIDENTS, WORKERS), *_grid(BOUNCED, (BOUNCE,), RESIDENTS, WORKERS)]
+    return [
+        *_grid(SHORT, (*WAYS, BOUNCE), RESIDENTS, WORKERS),
+        *_grid(BOUNCED, (BOUNCE,), RESIDENTS, WORKERS),
+    ]
 
 
 def together(quick: bool) -> Sequence[Trial]:
@@ -112,7 +137,7 @@ def together(quick: bool) -> Sequence[Trial]:
 
 def thresholds(quick: bool) -> Sequence[Trial]:
     """Ours with other thresholds, one after the other."""
-    return [] if quick else _grid(THRESHOLD_EFFORT, THRESHOLDS, (2, 8), (4,))
+    return [] if quick else _grid(THRESHOLD_EFFORT, THRESHOLDS, (4,), (4,))
 
 
 def _grid(

@@ -58,9 +58,9 @@ class Log:
 class Outcome:
     """One way in one cell, all seeds together. Waits are those of the steady arrivals, from creation to start.
 
-    ``drain``: how long the burst took over the shortest time possible. ``hoarded``: share of all jobs that lay
-    unstarted at a busy worker while another was idle, ``hoarded_s`` for how many seconds in all; ``ruled_out`` is the
-    share and ``ruled_out_s`` the seconds of those that were not even that worker's next.
+    ``drain``: how long the burst took, over its execution times shared out evenly. ``hoarded``: share of all jobs that
+    lay unstarted at a busy worker while another was idle, ``hoarded_s`` for how many seconds in all; ``ruled_out`` and
+    ``ruled_out_s`` are those of them, and the seconds, while they were not even that worker's next.
     """
 
     cell: Cell
@@ -95,8 +95,9 @@ def outcome(cell: Cell, way: Way, logs: Sequence[Log]) -> Outcome:
     for log in logs:
         began = {run.job: run.began_at for run in log.runs}
         waits += [began[job] - at for job, at in log.sent.items() if job not in log.burst]
-        ended = max(run.ended_at for run in log.runs if run.job in log.burst)
-        shortest_s = cell.exec_s * len(log.burst) / cell.workers
+        burst = [run for run in log.runs if run.job in log.burst]
+        ended = max(run.ended_at for run in burst)
+        shortest_s = sum(run.ended_at - run.began_at for run in burst) / cell.workers
         drains.append((ended - min(log.sent[job] for job in log.burst)) / shortest_s)
         lain = hoarded_s(log.holds, log.runs)
         kept += [seconds for seconds, _ in lain.values()]

@@ -6,7 +6,7 @@ As in the product, every worker has a connection of its own; the store is asked 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -18,10 +18,10 @@ from affinity.io.redis_client import RedisLink
 from affinity.job import JobSpec
 from affinity.topology import Keys, Topology
 from affinity.wire import decode_message
-from bench.arrivals import ARRIVALS
-from bench.hoarding_cells import LOAD, Kind, Trial
+from bench.arrivals import ARRIVALS, lognormal
+from bench.hoarding_cells import LOAD, SPREAD, Kind, Trial
 from bench.hoarding_measures import Log, Ran
-from bench.hoarding_ways import MAKE, Desk, Queued, Supply
+from bench.hoarding_ways import Desk, Queued, Supply, supply_of
 from bench.round_trip import CannotMeasure
 
 CONNECT_TIMEOUT_S = 20.0
@@ -43,7 +43,7 @@ class Rig:
         self.publisher = self._producer.publisher
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator["Rig"]:
+    async def opened(self, patience_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator["Rig"]:
         """Connected, and jobs that the broker gives up delivering are sorted back, as the product's workers do it.
 
         Raises ``CannotMeasure``.
@@ -52,13 +52,13 @@ class Rig:
         try:
             for rabbit in everything:
                 await rabbit.open()
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 for rabbit in everything:
                     await rabbit.wait_up()
             await self._producer.intake("sorter").consume_fallback(SORTING_PREFETCH, self._sort)
             yield self
         except (TimeoutError, AffinityError) as error:
-            raise CannotMeasure(f"RabbitMQ or Redis: {error or 'no connection in time'}") from error
+            raise CannotMeasure(f"RabbitMQ or Redis: {str(error) or 'no connection in time'}") from error
         finally:
             for rabbit in everything:
                 await rabbit.close()
@@ -82,6 +82,7 @@ class Stage:
         self._rig = rig
         self._trial = trial
         self._rng = Random(seed)
+        self._exec_s: dict[str, float] = {}
         self._log = Log()
         self._queued = Queued(rig.link)
         self._fleet = RedisFleetStore(rig.link, Keys(f"{rig.namespace}-{name}"))
@@ -90,7 +91,9 @@ class Stage:
         self._desks = [
             rig.desk(number, worker, self._models, self._queued, self._log) for number, worker in enumerate(self._names)
         ]
-        self._supplies: list[Supply] = [MAKE[trial.way.kind](trial.way, desk, self._fleet) for desk in self._desks]
+        self._supplies: list[Supply] = [
+            supply_of(trial.way, trial.cell.exec_s, desk, self._fleet) for desk in self._desks
+        ]
         self._ended = asyncio.Semaphore(0)
 
     async def prepare(self) -> None:
@@ -102,31 +105,33 @@ class Stage:
         """Run it. Raises ``CannotMeasure`` if its jobs do not come to an end."""
         for supply in self._supplies:
             await supply.open()
-        working = [asyncio.create_task(self._work(*each)) for each in zip(self._names, self._desks, self._supplies, strict=True)]
+        working = [
+            asyncio.create_task(self._work(*each))
+            for each in zip(self._names, self._desks, self._supplies, strict=True)
+        ]
         producing = asyncio.create_task(self._produce())
-        try:
-            done, _ = await asyncio.wait(
-                {producing, *working}, timeout=self._patience_s(), return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                task.result()
-        finally:
-            await _cancelled([producing, *working])
+        done, _ = await asyncio.wait(
+            {producing, *working}, timeout=self._patience_s(), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
         if producing not in done:
             raise CannotMeasure(f"{self._trial} is stuck: {len(self._log.sent) - len(self._log.runs)} jobs never ran")
+        for supply in self._supplies:
+            supply.end()
+        await asyncio.gather(*working)
         for supply, desk in zip(self._supplies, self._desks, strict=True):
             await supply.close()
             await desk.close()
         return self._log
 
     async def _work(self, worker: str, desk: Desk, supply: Supply) -> None:
-        while True:
-            held = await supply.next()
+        while held := await supply.next():
             began_at = desk.start(held)
             self._queued.remove(held.job, held.model)
 
             async def execute(job: str = held.job, began_at: float = began_at) -> None:
-                await asyncio.sleep(self._trial.cell.exec_s)
+                await asyncio.sleep(self._exec_s[job])
                 self._log.runs.append(Ran(job, worker, began_at, time.monotonic()))
 
             await supply.during(asyncio.create_task(execute()))
@@ -139,15 +144,14 @@ class Stage:
         steady, burst = effort.steady * cell.workers, effort.burst * cell.workers
         rate = LOAD * cell.workers / cell.exec_s
         begin_at = time.monotonic()
-        async with asyncio.TaskGroup() as sending:
-            for at in ARRIVALS["poisson"](rate, steady, self._rng):
-                await asyncio.sleep(max(0.0, begin_at + at - time.monotonic()))
-                sending.create_task(self._send())
+        sending = []
+        for at in ARRIVALS["poisson"](rate, steady, self._rng):
+            await asyncio.sleep(max(0.0, begin_at + at - time.monotonic()))
+            sending.append(asyncio.create_task(self._send()))
+        await asyncio.gather(*sending)
         await self._all_ended(steady)
-        async with asyncio.TaskGroup() as sending:
-            for _ in range(burst):
-                self._log.burst.add(str(len(self._log.sent)))
-                sending.create_task(self._send())
+        self._log.burst.update(str(steady + number) for number in range(burst))
+        await asyncio.gather(*(self._send() for _ in range(burst)))
         await self._all_ended(burst)
 
     async def _all_ended(self, jobs: int) -> None:
@@ -157,6 +161,7 @@ class Stage:
     def _send(self) -> Coroutine[Any, Any, None]:
         """Create a job, at once; what is returned publishes it."""
         job, model = str(len(self._log.sent)), self._rng.choice(self._models)
+        self._exec_s[job] = lognormal(self._trial.cell.exec_s, SPREAD, self._rng)
         self._log.sent[job] = time.monotonic()
         self._queued.add(job, model)
         return self._publish(JobSpec(job, model, input={}), time.time())
@@ -182,10 +187,3 @@ async def side_by_side(rig: Rig, trials: Sequence[Trial], name: str) -> list[lis
         await stage.prepare()
     logs = iter(await asyncio.gather(*(stage.measured() for stage in everything)))
     return [[next(logs) for _ in seeds] for seeds in stages]
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,10 +6,9 @@ The product's worker cannot be asked to work otherwise than it does; ``Armed`` f
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from affinity.io.fleet_store import RedisFleetStore
@@ -138,14 +137,17 @@ class Supply(Protocol):
     async def open(self) -> None:
         """Before the first job is sent."""
 
-    async def next(self) -> Held:
-        """Wait for the next job to start."""
+    async def next(self) -> Held | None:
+        """Wait for the next job to start; ``None`` after ``end``."""
 
     async def during(self, running: "asyncio.Task[None]") -> None:
         """What is done while a job runs; returns once it has ended."""
 
+    def end(self) -> None:
+        """No more jobs will come. A cancelled wait would not do: the client library may swallow it."""
+
     async def close(self) -> None:
-        """All jobs have ended."""
+        """Leave nothing running. After ``end``."""
 
 
 class Standing:
@@ -154,17 +156,20 @@ class Standing:
     def __init__(self, desk: Desk, prefetch: int) -> None:
         self._desk = desk
         self._prefetch = prefetch
-        self._in_hand: asyncio.Queue[Held] = asyncio.Queue()
+        self._in_hand: asyncio.Queue[Held | None] = asyncio.Queue()
 
     async def open(self) -> None:
         for model in self._desk.models:
             await self._desk.consume(model, self._prefetch, self._arrived)
 
-    async def next(self) -> Held:
+    async def next(self) -> Held | None:
         return await self._in_hand.get()
 
     async def during(self, running: "asyncio.Task[None]") -> None:
         await running
+
+    def end(self) -> None:
+        self._in_hand.put_nowait(None)
 
     async def close(self) -> None:
         for model in self._desk.models:
@@ -181,12 +186,13 @@ class Bouncing(Standing):
         super().__init__(desk, prefetch)
         self._busy = False
 
-    async def next(self) -> Held:
+    async def next(self) -> Held | None:
         self._busy = False
         held = await super().next()
         self._busy = True
         while not self._in_hand.empty():
-            self._desk.later(self._desk.hand_back(self._in_hand.get_nowait()))
+            if other := self._in_hand.get_nowait():
+                self._desk.later(self._desk.hand_back(other))
         return held
 
     def _arrived(self, held: Held) -> None:
@@ -203,13 +209,14 @@ class Getting:
         self._desk = desk
         self._fleet = fleet
         self._hint = asyncio.Event()
+        self._ended = False
 
     async def open(self) -> None:
         self._listening = asyncio.get_running_loop().create_task(self._listen())
         await self._hint.wait()
 
-    async def next(self) -> Held:
-        while True:
+    async def next(self) -> Held | None:
+        while not self._ended:
             self._hint.clear()
             for model in await self._desk.queued.oldest_first():
                 if held := await self._desk.take(model):
@@ -217,9 +224,14 @@ class Getting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_ANYWAY_S):
                     await self._hint.wait()
+        return None
 
     async def during(self, running: "asyncio.Task[None]") -> None:
         await running
+
+    def end(self) -> None:
+        self._ended = True
+        self._hint.set()
 
     async def close(self) -> None:
         self._listening.cancel()
@@ -232,23 +244,29 @@ class Getting:
 
 class Armed:
     """Consumers while idle; once a job has run for ``stop_after_s`` they are stopped and what they brought is handed
-    back. Then the backlog is served by ``basic.get``, the oldest job first, until there is none."""
+    back. Then the backlog is served by ``basic.get``, the oldest job first, until there is none.
 
-    def __init__(self, desk: Desk, stop_after_s: float | None) -> None:
+    ``hand_first``: what a consumer has brought is started before the backlog is looked at.
+    """
+
+    def __init__(self, desk: Desk, stop_after_s: float | None, hand_first: bool) -> None:
         self._desk = desk
         self._stop_after_s = stop_after_s
+        self._hand_first = hand_first
         self._armed: set[str] = set()
         self._in_hand: deque[Held] = deque()
         self._arrival = asyncio.Event()
         self._dry = False
         self._fresh = False
+        self._ended = False
 
     async def open(self) -> None:
         await self._arm()
 
-    async def next(self) -> Held:
-        while True:
-            held = None if self._dry else await self._picked()
+    async def next(self) -> Held | None:
+        while not self._ended:
+            skip_backlog = self._dry or (self._hand_first and self._in_hand)
+            held = None if skip_backlog else await self._picked()
             if held is None and self._in_hand:
                 held = self._in_hand.popleft()
             if held is not None:
@@ -256,9 +274,10 @@ class Armed:
                 return held
             self._dry = True
             await self._arm()
-            if not self._in_hand:
+            if not self._in_hand and not self._ended:
                 self._arrival.clear()
                 await self._arrival.wait()
+        return None
 
     async def during(self, running: "asyncio.Task[None]") -> None:
         if self._armed:
@@ -267,6 +286,10 @@ class Armed:
                 await self._disarm()
         await running
         self._dry = self._fresh and bool(self._armed)
+
+    def end(self) -> None:
+        self._ended = True
+        self._arrival.set()
 
     async def close(self) -> None:
         await self._disarm()
@@ -303,11 +326,14 @@ class Armed:
             self._desk.later(self._desk.hand_back(held))
 
 
-MAKE: Mapping[Kind, Callable[[Way, Desk, RedisFleetStore], Supply]] = MappingProxyType(
-    {
-        Kind.STANDING: lambda way, desk, _: Standing(desk, way.prefetch),
-        Kind.BOUNCING: lambda way, desk, _: Bouncing(desk, way.prefetch),
-        Kind.GETTING: lambda _, desk, fleet: Getting(desk, fleet),
-        Kind.ARMED: lambda way, desk, _: Armed(desk, way.stop_after_s),
-    }
-)
+def supply_of(way: Way, exec_s: float, desk: Desk, fleet: RedisFleetStore) -> Supply:
+    """That way at that desk, where jobs take so long in the mean."""
+    match way.kind:
+        case Kind.STANDING:
+            return Standing(desk, way.prefetch)
+        case Kind.BOUNCING:
+            return Bouncing(desk, way.prefetch)
+        case Kind.GETTING:
+            return Getting(desk, fleet)
+        case Kind.ARMED:
+            return Armed(desk, way.threshold_s(exec_s), way.hand_first)

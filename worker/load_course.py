@@ -116,7 +116,7 @@ class LoadCourse:
         cause = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
         self._services.metrics.loaded(worker, load.model, event.tier, cause, event.load_s)
         self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}", tier=event.tier)
-        self._tasks.spawn(self._publish_and_release(load), "publish")
+        self._tasks.spawn(self._reporter.publish(), "publish")
 
     async def abandon(self) -> None:
         """The worker stops: whatever the load was about to do or bind, it does not."""

@@ -77,13 +77,15 @@ class Loader:
         self._post(Left(model, await read_gpu(self._services)))
 
     async def fetch(self, load: Load) -> None:
-        """Say that it is loading, bind its queue, load it."""
+        """Say that it is loading, give the claim up, bind its queue, load it."""
         services = self._services
         entry = services.catalog.get(load.model)
         begun = services.clock.monotonic()
         try:
             # Before the binding: whoever tidies up after a lost worker unbinds what its last report names.
             await self._publish_report()
+            # Everybody sees the load by now. Held until its end, the claim would keep a hot model from spreading.
+            await self.release(load)
             await services.intake.bind(load.model)
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 loaded = await services.executor.load(entry)

@@ -5,7 +5,7 @@ lets a thousand workers and ten thousand models be planned for.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from affinity.fleet import Demand, Gpu, ModelFacts, ResidencyState, WorkerReport
 
@@ -85,7 +85,7 @@ class Board:
         """Workers that could serve the model at once, in no order."""
         return self._free.get(model, ())
 
-    def loaders(self, model: str) -> Iterable[str]:
+    def loaders(self, model: str) -> Collection[str]:
         """Workers that are loading the model, in no order."""
         return self._loaders.get(model, ())
 

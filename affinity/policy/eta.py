@@ -185,7 +185,7 @@ class _Course:
     def _load(self, load: Load) -> bool:
         """Whether it could begin."""
         worker = self._workers[load.worker]
-        if worker.loading or worker.holds(load.model) or (worker.busy and not self._overlap):
+        if worker.busy and not self._overlap:
             return False
         self._begin(worker, load.model, load.victims)
         return True

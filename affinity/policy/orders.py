@@ -173,7 +173,7 @@ def _load(
     candidates = [
         (w, [r for r in w.residents if may_go(fleet, w, r) and (w.worker, r.model) not in leaving]) for w in able
     ]
-    offer = best_offer(model, candidates) if candidates else None
+    offer = best_offer(model, candidates)
     if offer is None:
         until = min((refusal.until for refusal in refusals), default=None)
         return Wait(model, until, _why_not(asked, fleet, taken, [refusal.message for refusal in refusals]), order.id)
@@ -235,5 +235,5 @@ def _teller(order: Order, ending: Ending, fleet: FleetView) -> str | None:
     if order.worker in live:
         return order.worker
     if order.action is Action.LOAD and ending.state is OrderState.DONE:
-        return next((name for name in live if stays(fleet, fleet.workers[name], order.model)), None)
+        return next(name for name in live if stays(fleet, fleet.workers[name], order.model))
     return live[0] if live else None

@@ -16,7 +16,6 @@ Everybody computes the same plan from the same view and carries out only the dec
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from heapq import nsmallest
 from math import inf
 
 from affinity.errors import NeverFits
@@ -31,6 +30,9 @@ from affinity.policy.orders import Candidate, with_orders
 from affinity.policy.shortlist import Shortlist
 from affinity.policy.tuning import DEFAULT, Tuning
 from affinity.policy.worth import Worth
+
+MOST_OF_FLEET = 1 / 3
+"""No model is being loaded by more than this share of the workers at a time."""
 
 MOST_NAMES = 5
 """A reason names so many workers, and counts the others."""
@@ -256,25 +258,28 @@ class Planner:
         model, now = demand.model, self.board.now
         if claimer := self.board.claims.get(model):
             return Wait(model, None, f"{claimer} is loading it")
-        if self.board.loaders(model):
+        names, loading = _named(holders), len(self.board.loaders(model))
+        if loading and loading >= len(self.board.workers) * MOST_OF_FLEET:
             return Wait(model, None, "it is being loaded")
-        names = _named(holders)
         if self.board.free_holders(model):
             return Wait(model, None, f"{names} will serve it at once")
         scarce = bool(self._homeless)
         if scarce:
             self._held_back.add(model)
         warm_s = self._worth.warm_start_s(demand, holders.values())
-        rent = self._tuning.rent * (self._tuning.scarce if scarce else 1.0)
+        rent = inf if loading else self._tuning.rent * (self._tuning.scarce if scarce else 1.0)
+        dearer = self._tuning.beside if loading else 1.0
 
         def pays_at(cost_s: float) -> float:
             """Stated as an instant, so that it is never just short of what the plan said it would wake at."""
-            if not self._tuning.hold or (warm_s > cost_s and not scarce):
+            if not self._tuning.hold or (warm_s > cost_s * dearer and not scarce):
                 return now
             return (rent * cost_s + demand.summed_arrival_s) / demand.queued
 
         later = f"{names} will serve it: a further copy does not pay yet"
         if (due_at := pays_at(self._worth.least_load_s(model))) > now:
+            if loading:
+                return Wait(model, None, "it is being loaded")
             self._alarms.for_model(due_at, model)
             return Wait(model, due_at, later)
         offer = self._best_offer(demand, True, only, False)
@@ -283,6 +288,8 @@ class Planner:
             return Wait(model, None, f"{names} will serve it: no worker can make room for a further copy")
         if (due_at := pays_at(offer.cost_s)) > now:
             self._blocked[model] = offer.lost_s
+            if loading:
+                return Wait(model, None, "it is being loaded")
             self._alarms.for_model(due_at, model)
             return Wait(model, due_at, later)
         reason = (
@@ -371,5 +378,5 @@ def _load(offer: Offer, demand: Demand, copies: int, reason: str) -> Load:
 
 def _named(workers: Mapping[str, WorkerReport]) -> str:
     """Their ids, the first few of them if they are many."""
-    names = ", ".join(nsmallest(MOST_NAMES, workers))
+    names = ", ".join(sorted(workers)[:MOST_NAMES])
     return names if len(workers) <= MOST_NAMES else f"{names} and {len(workers) - MOST_NAMES} others"

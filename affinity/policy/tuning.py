@@ -11,6 +11,8 @@ class Tuning:
       they cost. One that costs none is bought at once.
     * ``rent``: a further copy is bought once its queue has waited, in sum, so many times what the copy costs;
       ``scarce`` times as long while another model in demand has no copy at all.
+    * ``beside``: while the model is being loaded somewhere, yet another copy is bought only where the last job in its
+      queue would start so many times later than the copy costs.
     * ``memory_s``: how far ahead an eviction is judged: a victim costs its load time, times the chance that it is asked
       for within this time.
     * ``young_loads``: a resident is no victim before it is so many of its own load times old.
@@ -21,11 +23,12 @@ class Tuning:
     * ``hold``, ``by_last_use``: off and on in the ablations only.
     """
 
-    first_rent: float = 2.0
+    first_rent: float = 1.5
     rent: float = 2.0
     scarce: float = 10.0
-    memory_s: float = 60.0
-    young_loads: float = 1.0
+    beside: float = 3.0
+    memory_s: float = 30.0
+    young_loads: float = 0.25
     overdue_loads: float = 15.0
     amortised_loads: float = 10.0
     misfit_s: float = 60.0

@@ -35,9 +35,9 @@ class Worth:
         return min(min(each.load_s, each.load_s if each.reload_s is None else each.reload_s) for each in known)
 
     def ready_s(self, worker: WorkerReport, model: str) -> float:
-        """Time until the model could serve there, if its load were decided now."""
-        before_s = 0.0 if self._tuning.overlap else self.residual_s(worker)
-        return before_s + self.load_s(worker, model)
+        """Time until the model could serve there, if its load were decided now: it is loaded, and the GPU is free."""
+        busy_s, load_s = self.residual_s(worker), self.load_s(worker, model)
+        return max(busy_s, load_s) if self._tuning.overlap else busy_s + load_s
 
     def residual_s(self, worker: WorkerReport) -> float:
         """Time until the GPU is expected to be free: of a batch, or of a load that it can do nothing beside."""
@@ -61,11 +61,18 @@ class Worth:
     def warm_start_s(self, demand: Demand, holders: Collection[WorkerReport]) -> float:
         """When the last of the queued jobs is expected to start, if the holders serve them all, in order."""
         facts = self._board.facts[demand.model]
-        busy = [self.residual_s(holder) for holder in holders]
+        busy = [self._free_in_s(holder, demand.model) for holder in holders]
         work_s = fsum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
         batches = -(-demand.queued // facts.max_batch)
         # Exactly rounded: holders come in no order, and the plan must not depend on it.
         return max(min(busy), (fsum(busy) + (batches - 1) * work_s) / len(holders))
+
+    def _free_in_s(self, holder: WorkerReport, model: str) -> float:
+        """Time until a holder could serve the model: what it runs has ended, and the model is there."""
+        residual_s, loading = self.residual_s(holder), holder.loading
+        if loading is None or loading.model != model:
+            return residual_s
+        return max(residual_s, self.load_s(holder, model) - (self._board.now - loading.loaded_at))
 
     def cheapest_first(self, worker: WorkerReport, residents: Iterable[Residency]) -> list[Priced]:
         """Possible victims with their cost, the one that frees most bytes for least cost first; ties by last use."""

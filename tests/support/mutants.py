@@ -3,6 +3,10 @@
 mutmut changes ``affinity/policy`` in one place at a time and runs, in a forked process, the tests that pass through the
 changed function, the quickest first. Its settings are in pyproject.toml; here is what it has no setting for: a folder
 of its own, no mutants of text, hypothesis without chance, a table per file, and the limit.
+
+It changes bodies of functions only. Constants, the numbers of ``tuning``, defaults of fields and functions with a
+decorator (in the policy: properties) stay as they are: they are evaluated when a module is imported, once for all
+mutants of a run.
 """
 
 import os
@@ -12,13 +16,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import hypothesis
+from libcst import BaseString
 from mutmut import __main__ as mutmut
-from mutmut.mutation import file_mutation
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
-from mutmut.mutation.mutators import operator_string
+from mutmut.mutation.mutators import mutation_operators, operator_string
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 
@@ -34,7 +39,7 @@ Outcome = tuple[Path, str, str]
 
 
 def prepare() -> None:
-    """Go into an empty folder that looks like the project: mutmut works in the current one, on a copy of what is there."""
+    """Go into a new folder that looks like the project: mutmut works in the current one, on a copy of what is there."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for part in PARTS:
@@ -48,8 +53,7 @@ def configure() -> None:
     """Set what mutmut has no setting for."""
     # Mutants of text ("XX...XX", upper case, lower case) show only whether a test compares a reason letter by letter.
     # Tests look for the names and the numbers in it, which are mutated; its wording may change.
-    kept = [each for each in file_mutation.mutation_operators if each[1] is not operator_string]
-    file_mutation.mutation_operators = kept
+    cast(list[object], mutation_operators).remove((BaseString, operator_string))
     hypothesis.settings.register_profile(
         "mutants",
         max_examples=30,
@@ -99,7 +103,7 @@ def main(files: list[str]) -> None:
     mutmut._run([f"affinity.policy.{file}.*" for file in files], PROCESSES)
     found = outcomes()
     report(found)
-    print(f"\n{time.monotonic() - began_at:.0f} s; 'mutmut show NAME' in {FOLDER.relative_to(ROOT)} has a whole function")
+    print(f"\n{time.monotonic() - began_at:.0f} s; 'mutmut show NAME' in {FOLDER} shows all of a changed function")
     if percent(status for _, _, status in found) < LEAST_PERCENT:
         sys.exit(f"fewer than {LEAST_PERCENT:.0f} % of the mutants were noticed: the rules above need a test")
 

@@ -171,8 +171,8 @@ def test_a_model_that_nobody_holds_waits_for_the_loads_of_those_before_it() -> N
     found = explained(worker("w1"), worker("w2"), demand=demand, **models)
     assert isinstance(found.decision, Wait)
     assert found.eta is not None
-    # b and c, d and e, then a: a load each, and none is a victim before it has been there for a load time.
-    assert found.eta.start_in_s == pytest.approx(5 * LOAD_S)
+    # b and c, d and e, then a: a load each, and those before a run their job before they are victims.
+    assert found.eta.start_in_s == pytest.approx(3 * LOAD_S + 2 * 1.0)
     assert found.eta.low_s == pytest.approx(LOAD_S / MEASURED_SPREAD)
     assert found.eta.assuming[0] == "w1 loads it and then has its turn"
 
