@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from affinity.io.log import configure_logging
 from bench.hoarding_cells import WORKERS, Trial, one_by_one, thresholds, together
-from bench.hoarding_measures import Outcome, outcome
+from bench.hoarding_measures import Log, Outcome, outcome
 from bench.hoarding_table import grid_table, threshold_table
 from bench.hoarding_trial import Rig, side_by_side
 from bench.machine import machine
@@ -23,7 +23,7 @@ from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
 NAMESPACE = "hoarding"
-WIDTH = 160
+WIDTH = 180
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -61,21 +61,30 @@ async def _measured(own: Addresses, quick: bool, notes: Console) -> tuple[list[O
     alone, beside, varied = one_by_one(quick), together(quick), thresholds(quick)
     rig = Rig(own.amqp_url, own.redis_url, NAMESPACE, max(WORKERS))
     with Progress(console=notes, transient=True) as progress:
-        bar = progress.add_task("trials", total=len(alone) + len(beside) + len(varied))
+        bar = progress.add_task("trials", total=sum(each.effort.seeds for each in (*alone, *varied)) + 1)
         async with rig.opened():
             grid = await outcomes(rig, alone, lambda: progress.advance(bar))
             with_thresholds = await outcomes(rig, varied, lambda: progress.advance(bar))
-            logs = await side_by_side(rig, beside, "beside")
-            progress.advance(bar, len(beside))
-    grid += [outcome(trial.cell, trial.way, seeds) for trial, seeds in zip(beside, logs, strict=True)]
+            runs = [(trial, seed) for trial in beside for seed in range(trial.effort.seeds)]
+            grid += _summed_up(runs, await side_by_side(rig, runs, "beside"))
     return grid, with_thresholds
 
 
 async def outcomes(rig: Rig, trials: Sequence[Trial], advance: Callable[[], None]) -> list[Outcome]:
-    """One trial after the other. Raises ``CannotMeasure``."""
-    found = []
-    for trial in trials:
-        (logs,) = await side_by_side(rig, [trial], "alone")
-        found.append(outcome(trial.cell, trial.way, logs))
+    """One trial after the other, in as many rounds as there are seeds: what disturbs the machine for a while meets one
+    round of each cell and not all of one cell. Raises ``CannotMeasure``."""
+    rounds = max((trial.effort.seeds for trial in trials), default=0)
+    runs = [(trial, seed) for seed in range(rounds) for trial in trials if seed < trial.effort.seeds]
+    logs: list[Log] = []
+    for each in runs:
+        logs += await side_by_side(rig, [each], "alone")
         advance()
-    return found
+    return _summed_up(runs, logs)
+
+
+def _summed_up(runs: Sequence[tuple[Trial, int]], logs: Sequence[Log]) -> list[Outcome]:
+    """The outcome of each trial, all seeds together."""
+    found: dict[Trial, list[Log]] = {}
+    for (trial, _), log in zip(runs, logs, strict=True):
+        found.setdefault(trial, []).append(log)
+    return [outcome(trial.cell, trial.way, seeds) for trial, seeds in found.items()]

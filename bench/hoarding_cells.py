@@ -101,21 +101,21 @@ BOUNCE = Way("bounce", Kind.BOUNCING)
 THRESHOLDS = (armed(0), armed(5), OURS, armed(50), armed(None))
 
 RESIDENTS, WORKERS = (1, 2, 4, 8), (2, 4)
-SHORT = {0.005: Effort(240, 60), 0.04: Effort(50, 12)}
+SHORT = {0.005: Effort(120, 30, seeds=2), 0.04: Effort(25, 6, seeds=2)}
 """Measured one trial after the other: the machine is busy with each."""
 
-LONG = {1.0: Effort(40, 5), 30.0: Effort(5, 2, seeds=3)}
+LONG = {1.0: Effort(40, 5), 30.0: Effort(4, 2, seeds=4)}
 """Measured all at once: hardly anything happens in any of them."""
 
 BOUNCED = {1.0: Effort(5, 3)}
 """Fewer jobs, one trial after the other."""
 
 THRESHOLD_EFFORT = {
-    0.005: Effort(240, 60),
-    0.01: Effort(120, 30),
-    0.02: Effort(80, 20),
-    0.04: Effort(50, 12),
-    0.1: Effort(24, 6),
+    0.005: Effort(100, 25, seeds=3),
+    0.01: Effort(60, 15, seeds=3),
+    0.02: Effort(40, 10, seeds=3),
+    0.04: Effort(25, 6, seeds=3),
+    0.1: Effort(12, 3, seeds=3),
 }
 QUICK = {0.005: Effort(80, 20), 0.04: Effort(20, 5), 0.3: Effort(3, 2)}
 
@@ -126,7 +126,7 @@ def one_by_one(quick: bool) -> Sequence[Trial]:
         return _grid(QUICK, (*WAYS, BOUNCE), (1, 8), (2,))
     return [
         *_grid(SHORT, (*WAYS, BOUNCE), RESIDENTS, WORKERS),
-        *_grid(BOUNCED, (BOUNCE,), RESIDENTS, WORKERS),
+        *_grid(BOUNCED, (BOUNCE,), (2, 8), WORKERS),
     ]
 
 

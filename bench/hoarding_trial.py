@@ -176,14 +176,9 @@ class Stage:
         return PATIENCE_S + PATIENCE * cell.exec_s * (effort.steady / LOAD + effort.burst)
 
 
-async def side_by_side(rig: Rig, trials: Sequence[Trial], name: str) -> list[list[Log]]:
-    """Run trials at the same time, each with all its seeds; the logs of each. Raises ``CannotMeasure``."""
-    stages = [
-        [Stage(rig, trial, seed, f"{name}{number}-{seed}") for seed in range(trial.effort.seeds)]
-        for number, trial in enumerate(trials)
-    ]
-    everything = [stage for seeds in stages for stage in seeds]
-    for stage in everything:  # Before the first one begins: declaring a queue keeps the broker busy for 20 ms.
+async def side_by_side(rig: Rig, trials: Sequence[tuple[Trial, int]], name: str) -> list[Log]:
+    """Run trials, each with its seed, at the same time; their logs in order. Raises ``CannotMeasure``."""
+    stages = [Stage(rig, trial, seed, f"{name}{number}") for number, (trial, seed) in enumerate(trials)]
+    for stage in stages:  # Before the first one begins: declaring a queue keeps the broker busy for 20 ms.
         await stage.prepare()
-    logs = iter(await asyncio.gather(*(stage.measured() for stage in everything)))
-    return [[next(logs) for _ in seeds] for seeds in stages]
+    return await asyncio.gather(*(stage.measured() for stage in stages))

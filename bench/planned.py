@@ -6,7 +6,7 @@ Nothing is decided here. A ``Serve`` becomes the oldest queued jobs of its model
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from time import thread_time_ns
+from time import perf_counter_ns
 from typing import Protocol
 
 from affinity.fleet import Demand, ModelFacts, WorkerReport
@@ -92,7 +92,7 @@ class Planned:
         reports = [world.nodes[name].report(now) for name in sorted(self._changed)]
         self._changed.clear()
         self._queues.decay(now)
-        began_ns = thread_time_ns()
+        began_ns = perf_counter_ns()
         for report in reports:
             self._planner.report(report)
         for model in sorted(self._queues.changed):
@@ -100,6 +100,6 @@ class Planned:
             self._planner.ask(demand) if demand else self._planner.drop(model)
         self._queues.changed.clear()
         made = self._planner.plan(now)
-        self.decisions_ns.append(thread_time_ns() - began_ns)
+        self.decisions_ns.append(perf_counter_ns() - began_ns)
         self.wake_at = made.wake_at
         return made

@@ -40,7 +40,8 @@ class Offer:
 class Room:
     """What a worker could offer, in bytes: what is free, what evicting the unasked gives, what ending turns gives.
 
-    ``least_s`` is what the cheapest victim costs, ``price_s`` what the cheapest one costs per byte.
+    ``least_s`` is what the cheapest victim costs, ``price_s`` what the cheapest one costs per byte;
+    ``serves_first`` says that it has something to serve, and could not beside a load.
     """
 
     worker: WorkerReport
@@ -49,6 +50,7 @@ class Room:
     most_bytes: int
     least_s: float
     price_s: float
+    serves_first: bool
 
 
 class Offers:
@@ -65,7 +67,7 @@ class Offers:
         model = demand.model
         if any(resident.model == model for resident in worker.residents):
             return None
-        if self._serves_first(worker, demand):
+        if self._serves_first(worker) and not self._turn_may_end(worker, demand):
             return None
         if refusal := worker.refuses(model, self._board.now):
             self._alarms.for_model(refusal.until, model)
@@ -85,7 +87,7 @@ class Offers:
     def may_be_had(self, room: Room, demand: Demand, further: bool, below_s: float) -> bool:
         """False if it is plain that a load there has no room, or costs no less than ``below_s`` in victims."""
         size = self._board.facts[demand.model].on(room.worker.gpu).footprint_bytes
-        if size > room.most_bytes or self._serves_first(room.worker, demand):
+        if size > room.most_bytes or (room.serves_first and not self._turn_may_end(room.worker, demand)):
             return False
         if size <= room.free_bytes:
             return True
@@ -103,7 +105,7 @@ class Offers:
         priced = [(self._worth.victim_s(worker, r), r.footprint_bytes) for r in unasked]
         least_s = min((cost_s for cost_s, _ in priced), default=0.0)
         price_s = min((cost_s / max(1, size) for cost_s, size in priced), default=0.0)
-        return Room(worker, free, spare, most, least_s, price_s)
+        return Room(worker, free, spare, most, least_s, price_s, self._serves_first(worker))
 
     def by_hand(self, worker: WorkerReport, model: str, idle: Iterable[Residency]) -> Offer | None:
         """A load that an operator asked for, at the cost of any of these residents: those nobody waits for first."""
@@ -132,12 +134,11 @@ class Offers:
             return unasked
         return unasked + self._worth.cheapest_first(worker, asked)
 
-    def _serves_first(self, worker: WorkerReport, demand: Demand) -> bool:
-        """True if a load there would stop a GPU that has something to serve, and whose turn may not end."""
+    def _serves_first(self, worker: WorkerReport) -> bool:
+        """True if a load would stop a GPU that has something to serve."""
         if self._tuning.overlap:
             return False
-        wanted = any(r.model in self._board.waiting and r.state is ResidencyState.READY for r in worker.residents)
-        return wanted and not self._turn_may_end(worker, demand)
+        return any(r.model in self._board.waiting and r.state is ResidencyState.READY for r in worker.residents)
 
     def _may_go(self, worker: WorkerReport, resident: Residency) -> bool:
         if resident.state is not ResidencyState.READY or resident.running or resident.pinned:

@@ -131,7 +131,8 @@ class Planner:
         models, workers = self._alarms.ring(now)
         self._models.update(models & self.board.waiting.keys())
         self._open(workers)
-        rooms = [self._offers.room(w) for w in map(self.board.workers.get, self._opened) if w and self._able(w)]
+        opened = self._opened if self._blocked else ()
+        rooms = [self._offers.room(w) for w in map(self.board.workers.get, opened) if w and self._able(w)]
         self._opened.clear()
         todo = self._models | self._blocked.keys() if rooms else set(self._models)
         decisions = self._place_all((m for m in todo if not self.board.holders(m)), rooms, further=False)

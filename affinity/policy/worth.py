@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from math import fsum
 
-from affinity.fleet import Demand, Residency, WorkerReport
+from affinity.fleet import Demand, Residency, ResidencyState, WorkerReport
 from affinity.policy.board import Board
 from affinity.policy.tuning import Tuning
 
@@ -41,12 +41,12 @@ class Worth:
 
     def residual_s(self, worker: WorkerReport) -> float:
         """Time until the GPU is expected to be free: of a batch, or of a load that it can do nothing beside."""
-        if not self._tuning.overlap and (loading := worker.loading) and loading.model in self._board.facts:
-            return max(0.0, self.load_s(worker, loading.model) - (self._board.now - loading.loaded_at))
         for resident in worker.residents:
             if resident.running and (facts := self._board.facts.get(resident.model)) is not None:
                 mean_s = facts.on(worker.gpu).exec_s
                 return max(mean_s - (self._board.now - resident.last_used_at), LEAST_RESIDUAL * mean_s)
+            if resident.state is ResidencyState.LOADING and not self._tuning.overlap:
+                return self._left_s(worker, resident)
         return 0.0
 
     def victim_s(self, worker: WorkerReport, resident: Residency) -> float:
@@ -61,18 +61,27 @@ class Worth:
     def warm_start_s(self, demand: Demand, holders: Collection[WorkerReport]) -> float:
         """When the last of the queued jobs is expected to start, if the holders serve them all, in order."""
         facts = self._board.facts[demand.model]
-        busy = [self._free_in_s(holder, demand.model) for holder in holders]
+        loaders = self._board.loaders(demand.model)
+        busy = [
+            self._ready_s(holder, demand.model) if holder.worker in loaders else self.residual_s(holder)
+            for holder in holders
+        ]
         work_s = fsum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
         batches = -(-demand.queued // facts.max_batch)
         # Exactly rounded: holders come in no order, and the plan must not depend on it.
         return max(min(busy), (fsum(busy) + (batches - 1) * work_s) / len(holders))
 
-    def _free_in_s(self, holder: WorkerReport, model: str) -> float:
-        """Time until a holder could serve the model: what it runs has ended, and the model is there."""
-        residual_s, loading = self.residual_s(holder), holder.loading
-        if loading is None or loading.model != model:
-            return residual_s
-        return max(residual_s, self.load_s(holder, model) - (self._board.now - loading.loaded_at))
+    def _ready_s(self, worker: WorkerReport, model: str) -> float:
+        """Time until a worker that is loading the model could serve it: the model is there, and what it runs ended."""
+        loading = worker.loading
+        left_s = self._left_s(worker, loading) if loading and loading.model == model else 0.0
+        return max(self.residual_s(worker), left_s)
+
+    def _left_s(self, worker: WorkerReport, loading: Residency) -> float:
+        """Time until a load is expected to end."""
+        if loading.model not in self._board.facts:
+            return 0.0
+        return max(0.0, self.load_s(worker, loading.model) - (self._board.now - loading.loaded_at))
 
     def cheapest_first(self, worker: WorkerReport, residents: Iterable[Residency]) -> list[Priced]:
         """Possible victims with their cost, the one that frees most bytes for least cost first; ties by last use."""

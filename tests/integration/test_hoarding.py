@@ -12,8 +12,8 @@ EFFORT = Effort(steady=5, burst=3)
 
 
 async def found(rig: Rig, *ways: Way) -> dict[str, tuple[Outcome, Log]]:
-    logs = await side_by_side(rig, [Trial(CELL, way, EFFORT) for way in ways], "t")
-    return {way.name: (outcome(CELL, way, seeds), seeds[0]) for way, seeds in zip(ways, logs, strict=True)}
+    logs = await side_by_side(rig, [(Trial(CELL, way, EFFORT), 0) for way in ways], "t")
+    return {way.name: (outcome(CELL, way, [log]), log) for way, log in zip(ways, logs, strict=True)}
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class Compared(Planner):
         for load in (each for each in fresh.decisions if isinstance(each, Load)):
             if load.model in self._under_way and not board.holders(load.model):
                 continue  # Decided, and not begun: the worker runs something it cannot load beside.
-            # A further copy may have become cheaper by time alone; then it is bought when it was to be thought of again.
+            # A further copy may have become cheaper by time alone: it is thought of again at the next alarm.
             assert load.copies > 0
             assert made.wake_at is not None
 

@@ -6,6 +6,7 @@ import pytest
 
 from affinity.fleet import GIB, Demand, ModelFacts, Refusal, ResidencyState, WorkerReport
 from affinity.policy import Decision, GiveUp, Load, Planner, Serve, Wait
+from affinity.policy.shortlist import FEW, SMALL_FLEET
 from affinity.policy.tuning import Tuning
 from tests.support.policy_fleets import LOAD_S, NOW, RULES, asked, known, resident, waiting, worker
 
@@ -197,6 +198,12 @@ def test_a_model_whose_victims_do_not_pay_yet_takes_a_cheaper_offer_and_ignores_
     assert loads(told.plan()) == {"a": "w3"}
 
 
+def test_a_first_copy_that_does_not_pay_yet_says_until_when() -> None:
+    [wait] = Told(worker("w1", resident("x", 8)), waiting("a", 1.0, 0.5), asked("x", 1.0)).plan()
+    assert isinstance(wait, Wait)
+    assert wait.until == pytest.approx(NOW + (RULES.first_rent * X_COSTS - 1.5) / 2)
+
+
 def test_a_queue_that_empties_makes_its_models_the_victims_of_those_that_wait_for_room() -> None:
     told = Told(worker("w1", resident("b", 8)), waiting("b", 2.0), waiting("a", 1.0))
     assert waits(told.plan())["a"] == "no worker can make room for it now"
@@ -222,7 +229,7 @@ def test_a_claim_on_another_model_keeps_its_worker_busy_and_nothing_else() -> No
 
 def test_a_fresh_resident_makes_room_when_it_has_grown_up() -> None:
     told = Told(worker("w1", resident("b", 8, loaded_s=1.0)), waiting("a", 1.0))
-    assert list(waits(told.plan())) == ["a"]
+    assert told.plan() == [Wait("a", NOW + LOAD_S - 1.0, "no worker can make room for it now")]
     assert told.wakes_after_s() == LOAD_S - 1.0
     assert told.plan(LOAD_S - 1.1) == []
     assert loads(told.plan(0.1)) == {"a": "w1"}
@@ -240,6 +247,14 @@ def test_a_refusal_that_ends_is_a_new_chance() -> None:
     assert list(waits(told.plan())) == ["a"]
     assert told.wakes_after_s() == 5.0
     assert loads(told.plan(5.0)) == {"a": "w1"}
+
+
+def test_in_a_large_fleet_too_an_overdue_model_ends_the_turn_that_lasted_longest_and_a_young_one_none() -> None:
+    fleet = [worker(f"w{n:02}", resident("b", 8), served_s=PAID_S + n) for n in range(SMALL_FLEET + 1)]
+    told = Told(*fleet, waiting("b", 0.0), waiting("a", RULES.overdue_loads * LOAD_S - 1.0))
+    assert loads(told.plan()) == {}
+    [chosen] = loads(told.plan(1.0)).values()
+    assert chosen in {each.worker for each in fleet[-FEW:]}
 
 
 # -- further copies ----------------------------------------------------------------------------------------------------

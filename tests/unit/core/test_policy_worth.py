@@ -69,13 +69,14 @@ def test_a_load_is_in_the_way_only_where_the_gpu_can_do_nothing_beside_it() -> N
         assert worth(arriving).residual_s(arriving) == 0.0
 
 
-def test_a_model_is_ready_once_it_is_loaded_and_after_what_runs_where_that_stops_the_load() -> None:
-    for busy, ready_s, blocking_s in (
-        (worker("w1", resident("x", running=1, used_s=0.25)), 4.0, 4.75),
-        (worker("w1"), 4.0, 4.0),
-    ):
-        assert worth(busy).ready_s(busy, "a") == ready_s
-        assert worth(busy, tuning=BLOCKING).ready_s(busy, "a") == blocking_s
+def test_a_model_is_ready_once_it_is_loaded_and_the_gpu_is_free_or_one_after_the_other() -> None:
+    """Where a GPU can load while it runs, the longer of both counts, else both."""
+    for exec_s, ready_s, blocking_s in ((1.0, 4.0, 4.75), (9.25, 9.0, 13.0)):
+        busy, facts = worker("w1", resident("x", running=1, used_s=0.25)), known(exec_s=exec_s, a=4, x=4)
+        assert worth(busy, facts=facts).ready_s(busy, "a") == ready_s
+        assert worth(busy, facts=facts, tuning=BLOCKING).ready_s(busy, "a") == blocking_s
+    idle = worker("w1")
+    assert worth(idle).ready_s(idle, "a") == worth(idle, tuning=BLOCKING).ready_s(idle, "a") == 4.0
 
 
 def test_what_nobody_knows_is_expected_to_take_no_time() -> None:
