@@ -186,7 +186,7 @@ def test_a_worker_could_offer_what_is_free_then_what_nobody_waits_for_then_all_t
 
 def test_a_worker_without_anything_to_evict_has_no_price() -> None:
     full = worker("w1", resident("k", 8, pinned=True))
-    assert Desk(full).offers.room(full) == Room(full, 0, 0, 0, 0.0, 0.0)
+    assert Desk(full).offers.room(full) == Room(full, 0, 0, 0, 0.0, 0.0, False)
     nothing = worker("w1", resident("x", 0))
     assert Desk(nothing).offers.room(nothing).price_s == pytest.approx(X_COSTS), "one byte at least"
 
@@ -205,20 +205,20 @@ def test_a_worker_is_worth_asking_again_where_it_has_room_or_cheaper_victims(
     free: int, spare: int, most: int, below_s: float, may: bool
 ) -> None:
     there = worker("w1", served_s=PAID_S)
-    room = Room(there, free * GIB, spare * GIB, most * GIB, 2.0, 0.0)
+    room = Room(there, free * GIB, spare * GIB, most * GIB, 2.0, 0.0, False)
     assert Desk(there).offers.may_be_had(room, QUEUE, False, below_s) is may
 
 
 def test_a_worker_whose_turn_may_end_is_worth_asking_for_a_first_copy_and_not_for_a_further_one() -> None:
     there = worker("w1", served_s=PAID_S)
-    room = Room(there, 3 * GIB, 3 * GIB, 4 * GIB, 2.0, 0.0)
+    room = Room(there, 3 * GIB, 3 * GIB, 4 * GIB, 2.0, 0.0, False)
     assert Desk(there).offers.may_be_had(room, OVERDUE, False, 0.0)
     assert not Desk(there).offers.may_be_had(room, OVERDUE, True, 0.0)
 
 
 def test_a_gpu_that_has_to_serve_first_is_not_worth_asking_however_much_room_it_has() -> None:
     there = worker("w1", resident("c"), served_s=PAID_S)
-    room = Room(there, 4 * GIB, 8 * GIB, 8 * GIB, 0.0, 0.0)
+    room = Room(there, 4 * GIB, 8 * GIB, 8 * GIB, 0.0, 0.0, True)
     for queues, demand, may in (((queued("c"),), QUEUE, False), ((queued("c"),), OVERDUE, True), ((), QUEUE, True)):
         desk = Desk(there, queues=queues, tuning=BLOCKING)
         assert desk.offers.may_be_had(room, demand, False, 1.0) is may
