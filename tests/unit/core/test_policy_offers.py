@@ -218,9 +218,9 @@ def test_a_worker_whose_turn_may_end_is_worth_asking_for_a_first_copy_and_not_fo
 
 def test_a_gpu_that_has_to_serve_first_is_not_worth_asking_however_much_room_it_has() -> None:
     there = worker("w1", resident("c"), served_s=PAID_S)
-    room = Room(there, 4 * GIB, 8 * GIB, 8 * GIB, 0.0, 0.0, True)
     for queues, demand, may in (((queued("c"),), QUEUE, False), ((queued("c"),), OVERDUE, True), ((), QUEUE, True)):
         desk = Desk(there, queues=queues, tuning=BLOCKING)
+        room = Room(there, 4 * GIB, 8 * GIB, 8 * GIB, 0.0, 0.0, desk.offers.room(there).serves_first)
         assert desk.offers.may_be_had(room, demand, False, 1.0) is may
 
 
