@@ -122,7 +122,7 @@ class Worker:
         self._look_wanted = True
         self._looked_at = 0.0
         self._wake_at: float | None = None
-        self._unmet = False
+        self._unmet = self._looked_running = False
         self._rates: Mapping[str, float] = {}
         self._restart_s = RESTART_FIRST_S
         self._executor_pid: int | None = None
@@ -202,7 +202,7 @@ class Worker:
         self._dry = self._fresh and self._intray.armed
         self._look_wanted = self._look_wanted or self._unmet
         self._by_hand.ran(event.model)
-        if self._by_hand.wanted:  # Now: in the middle of the next batch its model would be no victim, and so for ever.
+        if self._by_hand.wanted or self._looked_running:  # Now: looking only while it runs, it would never be a victim.
             self._look_wanted, self._looked_at = True, -LOOK_EVERY_S
         if event.out_of_vram:
             self._course.outgrown(event.model)
@@ -354,6 +354,7 @@ class Worker:
         made = plan(view, with_rates(demand, self._rates, view), self._learning.facts, self._services.clock.now())
         self._wake_at = made.wake_at
         self._unmet = any(not self._state.ready(d.model) for d in demand)
+        self._looked_running = self._unmet and self._batch is not None
         if sighting.lost:
             self._tasks.spawn(self._membership.reap(sighting.lost), "reap")
         for give_up in made.give_ups(worker):

@@ -35,7 +35,7 @@ async def served(world: WorkerWorld, job_id: str, model: str) -> None:
 async def for_a_while(world: WorkerWorld, seconds: float = 30.0) -> None:
     """Long enough for refusals to end and for several of them to be taken for hopeless."""
     until = world.clock.now() + seconds
-    await world.passing(lambda: world.clock.now() >= until)
+    await world.passing(lambda: world.clock.now() >= until, tick_s=1.0)
 
 
 async def test_what_is_resident_serves_on_and_a_new_model_waits_until_the_memory_is_back(world: WorkerWorld):

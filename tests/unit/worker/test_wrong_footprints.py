@@ -82,7 +82,7 @@ async def test_a_model_that_had_the_whole_gpu_and_did_not_fit_is_said_to_be_larg
     world = a_world(synthetic("m", 16.0), m=32.0)
     async with world.running():
         await world.submit("j1", "m")
-        await world.passing(lambda: world.stores.jobs._records["j1"].job.state.terminal)
+        await world.passing(lambda: world.stores.jobs._records["j1"].job.state.terminal, tick_s=1.0)
         assert world.executor.asked == ["load m"], "to try again would change nothing"
     failed = await world.job("j1")
     assert failed.error is not None
