@@ -28,7 +28,7 @@ WIDTH = 180
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command's arguments."""
-    added = commands.add_parser("hoarding", help="ways for a worker to come by its jobs, compared (about 15 minutes)")
+    added = commands.add_parser("hoarding", help="ways for a worker to come by its jobs, compared (about 17 minutes)")
     added.add_argument("--quick", action="store_true", help="few cells and few jobs: that it works, not how well")
     added.add_argument("--json", action="store_true", help="one JSON object")
 

@@ -20,6 +20,9 @@ from bench.world import LoadMode, World
 RATE_TAU_S = 3000.0
 """Time constant of the running mean of arrivals, in seconds: that of the live store."""
 
+MOST_IN_VAIN = 50
+"""A policy that has loaded so often on every GPU since a job last ended never will end one: it evicts what it loads."""
+
 EXEC_WEIGHT = 0.2
 """Weight of the newest batch in a model's mean execution time, as in the worker."""
 
@@ -60,6 +63,7 @@ class Planned:
         self._exec_s: dict[str, float] = {}
         self._planner = planner(self._facts, replace(tuning, overlap=world.shape.load is LoadMode.OVERLAP))
         self._changed: set[str] = set(world.nodes)
+        self._in_vain = 0
 
     def arrived(self, job: TraceJob) -> None:
         self._queues.put(job)
@@ -68,6 +72,7 @@ class Planned:
         self._changed.add(node)
 
     def ran(self, jobs: Sequence[TraceJob], took_s: float) -> None:
+        self._in_vain = 0
         model = self._models[jobs[0].model]
         before = self._exec_s.get(model.name, model.exec_s)
         mean_s = took_s if before is None else before + EXEC_WEIGHT * (took_s - before)
@@ -79,6 +84,11 @@ class Planned:
         # A load comes first: where it stops the GPU, a worker that served first would never get to it.
         for load in (d for d in made.decisions if isinstance(d, Load)):
             if world.nodes[load.worker].may_load:
+                self._in_vain += 1
+                if self._in_vain > MOST_IN_VAIN * len(world.nodes):
+                    raise PolicyFault(
+                        f"{self.name} has loaded {self._in_vain} times since a job last ended, at {now:.3f} s"
+                    )
                 yield Bring(load.worker, load.model, load.victims)
         for decision in made.decisions:
             if isinstance(decision, Serve) and world.nodes[decision.worker].free:

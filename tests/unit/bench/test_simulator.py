@@ -208,3 +208,16 @@ def test_with_every_model_resident_everywhere_ours_is_plain_fifo(jobs: list[Trac
     assert mean_s == pytest.approx(zero_load_mean_s(jobs, world.models, workers))
     starts = [end - job.exec_s for job, end in zip(jobs, found.finished_at, strict=True)]
     assert all(later >= earlier - 1e-9 for earlier, later in pairwise(starts))
+
+
+def test_a_policy_that_loads_for_ever_and_serves_nothing_is_stopped() -> None:
+    world = a_world([a_model("a", 20.0), a_model("b", 20.0)])
+
+    def swap(fleet: FleetView, *_: object, **__: object) -> Plan:
+        """Never serve; evict what has been loaded."""
+        (worker,) = fleet.workers.values()
+        there = tuple(resident.model for resident in worker.residents)
+        return Plan(() if worker.loading else (Load("w0", "b" if there == ("a",) else "a", 1, there, 0, ""),))
+
+    with pytest.raises(PolicyFault, match="affinity has loaded 51 times since a job last ended"):
+        simulate(world, Planned(world, planner=Deciding.by(swap)), jobs_of((0.0, "a", 1.0)))
