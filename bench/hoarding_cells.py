@@ -51,7 +51,7 @@ class Way:
         return 0.0 if exec_s >= self.at_once_from_s else self.stop_after_s
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cell:
     """Jobs that take so long in the mean, and workers that all hold the same models."""
 

@@ -33,7 +33,7 @@ def _table(title: str) -> Table:
 
 def _fill(table: Table, found: Sequence[Outcome]) -> None:
     before: Cell | None = None
-    for each in sorted(found, key=lambda each: (each.cell.exec_s, each.cell.workers, each.cell.residents)):
+    for each in sorted(found, key=lambda each: each.cell):
         if before not in {None, each.cell}:
             table.add_section()
         before = each.cell

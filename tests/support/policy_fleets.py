@@ -14,6 +14,7 @@ RULES = Tuning(
     first_rent=2.0,
     rent=2.0,
     scarce=10.0,
+    beside=4.0,
     memory_s=60.0,
     young_loads=1.0,
     overdue_loads=15.0,

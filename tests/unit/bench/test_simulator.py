@@ -1,6 +1,6 @@
 """The simulator against results computed by hand, and what holds for every policy on any instance."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -15,7 +15,7 @@ from bench.bounds import zero_load_mean_s
 from bench.measures import bounds_of, measures
 from bench.models_file import BadInput, BenchModel
 from bench.planned import Planned
-from bench.scheduler import PolicyFault
+from bench.scheduler import Bring, PolicyFault, Step
 from bench.simulator import Run, simulate
 from bench.trace import TraceJob, of_arrivals
 from bench.world import LoadMode, World
@@ -127,16 +127,29 @@ def test_a_policy_that_wants_to_be_asked_again_at_once_is_stopped() -> None:
         simulate(world, restless, jobs_of((0.0, "a", 1.0)))
 
 
+class Swapping:
+    """Never serves, always loads what is not there."""
+
+    name = "swapping"
+    wake_at = None
+    decisions_ns: Sequence[int] = ()
+
+    def arrived(self, job: TraceJob) -> None: ...
+
+    def changed(self, node: str) -> None: ...
+
+    def ran(self, jobs: Sequence[TraceJob], took_s: float) -> None: ...
+
+    def steps(self, world: World, now: float) -> Iterable[Step]:
+        node = world.nodes["w0"]
+        if node.may_load:
+            yield Bring("w0", "b" if "a" in node.residents else "a", tuple(node.residents))
+
+
 def test_a_policy_that_swaps_models_in_no_time_for_ever_is_stopped() -> None:
     world = a_world([a_model("a", 20.0, load_s=0.0), a_model("b", 20.0, load_s=0.0)])
-
-    def swap(fleet: FleetView, *_: object, **__: object) -> Plan:
-        """Never serve, always load what is not there."""
-        there = [resident.model for resident in fleet.workers["w0"].residents]
-        return Plan((Load("w0", "b" if there == ["a"] else "a", 1, tuple(there), 0, ""),))
-
-    with pytest.raises(PolicyFault, match=r"affinity goes round in circles at 0\.0 s"):
-        simulate(world, Planned(world, planner=Deciding.by(swap)), jobs_of((0.0, "a", 1.0)))
+    with pytest.raises(PolicyFault, match=r"swapping goes round in circles at 0\.0 s"):
+        simulate(world, Swapping(), jobs_of((0.0, "a", 1.0)))
 
 
 def test_a_policy_that_overfills_a_gpu_is_stopped() -> None:

@@ -91,6 +91,12 @@ def test_a_worker_without_room_says_what_keeps_each_resident_there() -> None:
     assert candidate(found, "w1") == (Standing.NO_ROOM, said)
 
 
+def test_what_is_fresh_now_makes_no_room_for_two_jobs_either() -> None:
+    fresh = worker("w1", resident("x", 8, loaded_s=0.0))
+    found = explained(fresh, demand=[waiting("a", 1.0, 0.5)], a=4, x=8)
+    assert candidate(found, "w1")[0] is Standing.NO_ROOM
+
+
 def test_a_worker_without_room_or_residents_blames_other_programs() -> None:
     crowded = worker("w1")
     crowded = replace(crowded, gpu=replace(crowded.gpu, foreign_bytes=5 * GIB))

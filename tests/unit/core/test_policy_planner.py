@@ -279,7 +279,9 @@ def test_a_further_copy_that_evicts_pays_for_the_victim_as_well() -> None:
     told = Told(
         worker("w1", resident("a", running=1)), worker("w2", resident("x", 8)), waiting("a", 8.0), asked("x", 1.0)
     )
-    assert waits(told.plan()) == {"a": "w1 will serve it: a further copy does not pay yet"}
+    [wait] = told.plan()
+    assert isinstance(wait, Wait)
+    assert wait.until == pytest.approx(NOW + RULES.rent * (LOAD_S + X_COSTS) - 8.0)
     assert told.wakes_after_s() == pytest.approx(RULES.rent * (LOAD_S + X_COSTS) - 8.0)
     told.tell(worker("w3"))
     assert loads(told.plan()) == {"a": "w3"}, "a cheaper place"
@@ -306,6 +308,36 @@ def test_while_a_model_has_no_copy_at_all_further_copies_of_others_are_dear() ->
     )
     dear.tell(replace(worker("w4", gib=32), draining=True))
     assert loads(dear.plan()) == {"a": "w2"}
+
+
+def test_beside_a_copy_that_is_being_loaded_another_is_loaded_only_for_a_far_longer_queue() -> None:
+    """And not by more than a third of the fleet at once."""
+    arriving, rest = worker("w1", resident("a", state=LOADING, loaded_s=0.0)), [worker(f"w{n}") for n in (2, 3, 4)]
+    price_s, batch = RULES.beside * LOAD_S, [0.0] * 4
+    long, short = waiting("a", *batch * int(price_s)), waiting("a", *batch * int(price_s - LOAD_S - 1))
+    assert loads(Told(arriving, *rest, long).plan()) == {"a": "w2"}
+    for few in ((arriving, *rest, short), (arriving, *rest[:2], long)):
+        assert Told(*few).plan() == [Wait("a", None, "it is being loaded")]
+
+
+def test_beside_a_load_the_victims_of_another_copy_count_as_well() -> None:
+    arriving, full = worker("w1", resident("a", state=LOADING, loaded_s=0.0)), resident("x", 8)
+    queue = waiting("a", *[0.0] * 4 * int(RULES.beside * LOAD_S))
+    told = Told(arriving, *(worker(f"w{n}", full) for n in (2, 3, 4)), queue, asked("x", 1.0))
+    assert told.plan() == [Wait("a", None, "it is being loaded")]
+    told.tell(worker("w5"))
+    assert loads(told.plan()) == {"a": "w5"}
+
+
+def test_a_copy_that_takes_exactly_as_long_as_the_holder_is_not_bought() -> None:
+    told = Told(worker("w1", resident("a", running=1)), worker("w2"), waiting("a", 0.0), facts=known(exec_s=4.0, a=4))
+    assert loads(told.plan()) == {}
+
+
+def test_a_further_copy_that_somebody_has_claimed_is_waited_for() -> None:
+    told = Told(worker("w1", resident("a", running=1)), worker("w2"), worker("w3"), waiting("a", 1e6))
+    told.planner.claimed({"a": "w2"})
+    assert told.plan() == [Wait("a", None, "w2 is loading it")]
 
 
 def test_without_holding_back_a_further_copy_is_bought_at_once() -> None:

@@ -127,6 +127,23 @@ def test_the_last_queued_job_starts_when_the_holders_together_have_worked_off_th
     assert worth(*holders).warm_start_s(queue, holders) == pytest.approx(warm_s)
 
 
+def test_each_batch_before_the_last_takes_its_time() -> None:
+    holder = worker("w1", resident("a", running=1, used_s=0.5))
+    costs = worth(holder, facts=known(exec_s=2.0, a=4))
+    assert costs.warm_start_s(waiting("a", *[1.0] * 9), [holder]) == 1.5 + 2 * 2.0
+
+
+def test_a_holder_that_is_still_loading_counts_from_when_it_is_there_and_free() -> None:
+    arriving = resident("a", state=LOADING, loaded_s=1.0)
+    for holder, warm_s in (
+        (worker("w1", arriving), 3.0),
+        (worker("w1", arriving, resident("x", running=1, used_s=0.25)), 3.0),
+        (worker("w1", replace(arriving, loaded_at=NOW - 99.0), resident("x", running=1, used_s=0.25)), 0.75),
+        (worker("w1", resident("a"), resident("b", state=LOADING, loaded_s=1.0)), 0.0),
+    ):
+        assert worth(holder).warm_start_s(waiting("a", 1.0), [holder]) == warm_s
+
+
 def test_a_queue_never_starts_before_the_first_of_its_holders_is_free() -> None:
     facts = known(exec_s=1.0, a=4) | known(exec_s=10.0, x=4)
     holders = [worker(f"w{n}", resident("a"), resident("x", running=1, used_s=s)) for n, s in enumerate((0.0, 4.0))]
