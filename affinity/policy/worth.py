@@ -31,7 +31,7 @@ class Worth:
     def least_load_s(self, model: str) -> float:
         """The shortest time to load the model anywhere: what no offer can be cheaper than."""
         facts = self._board.facts[model]
-        known = [facts.on(gpu) for gpu in self._board.gpus()]
+        known = [facts.on(gpu) for gpu in self._board.gpus()] or [facts.declared]
         return min(min(each.load_s, each.load_s if each.reload_s is None else each.reload_s) for each in known)
 
     def ready_s(self, worker: WorkerReport, model: str) -> float:

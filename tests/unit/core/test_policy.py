@@ -265,3 +265,8 @@ def test_facts_join_what_is_declared_and_what_was_measured() -> None:
     )
     assert known["b"].declared.footprint_bytes == UNKNOWN_FOOTPRINT_BYTES
     assert set(known) == {"a", "b"}
+
+
+def test_without_any_worker_a_model_in_demand_waits() -> None:
+    made = planned(demand=[waiting("a", 1.0)], a=4)
+    assert isinstance(made.about("a"), Wait)
