@@ -62,7 +62,7 @@ def test_a_planner_told_of_changes_overlooks_nothing(
 ) -> None:
     """What a fresh plan serves, gives up or loads for a model without a copy, one told of changes has decided.
 
-    With loads beside execution, as workers do it. Where loads stop the GPU (in the simulator only), a decided load waits
+    With loads beside execution, as workers do it. Where loads stop the GPU (simulator only), a decided load waits
     for its worker, and a fresh plan may by then decide otherwise.
     """
     known = [a_model(f"m{n}", gib, load_s, max_batch=batch) for n, (gib, load_s, batch) in enumerate(made)]
