@@ -93,7 +93,7 @@ def without_password(url: str) -> str:
 
 def _shared(environ: Mapping[str, str], urls: ServerUrls) -> dict[str, str]:
     # Without PYTHONUNBUFFERED the last lines of a child that crashed would be missing from its log.
-    fixed = {"RABBITMQ_URL": urls.rabbitmq_url, "REDIS_URL": urls.redis_url, "PYTHONUNBUFFERED": "1"}
+    fixed = {"RABBITMQ_URL": urls.rabbitmq_url, "REDIS_URL": urls.store_url, "PYTHONUNBUFFERED": "1"}
     return dict(environ) | fixed
 
 

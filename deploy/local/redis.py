@@ -1,5 +1,6 @@
-"""A private Redis: append-only file, no eviction, 127.0.0.1 only; a restart keeps port and contents."""
+"""A private Redis: append-only file, no eviction, this machine only; a restart keeps its addresses and contents."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from deploy.local.warden import Warden
 START_TIMEOUT_S = 30.0
 START_ATTEMPTS = 3
 
+LONGEST_SOCKET = 100
+"""Bytes of a Unix socket's path that every system takes; Redis does not start on a longer one."""
+
 CONFIG = """\
 bind {host}
 port {port}
+{unix_socket}
 dir "{directory}"
 daemonize no
 appendonly yes
@@ -39,6 +44,21 @@ class PrivateRedis:
     def url(self) -> str:
         """``redis://`` address; valid after the first ``start`` and unchanged by ``restart``."""
         return f"redis://{LOOPBACK}:{self.port}/0"
+
+    @property
+    def socket_url(self) -> str | None:
+        """``unix://`` address of the same store, a quicker way for processes of this machine and user.
+
+        ``None`` where the directory's name is too long for a socket.
+        """
+        path = self._socket
+        # A client takes the path out of a URL as it is: what has a meaning in one cannot be in it.
+        usable = len(os.fsencode(path)) <= LONGEST_SOCKET and not set("?#%") & set(str(path))
+        return f"unix://{path}?db=0" if usable else None
+
+    @property
+    def _socket(self) -> Path:
+        return self.directory.resolve() / "redis.sock"
 
     @property
     def running(self) -> bool:
@@ -100,7 +120,10 @@ class PrivateRedis:
     def _launch(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "redis.conf"
-        config.write_text(CONFIG.format(host=LOOPBACK, port=self.port, directory=self.directory.resolve()))
+        unix_socket = f'unixsocket "{self._socket}"\nunixsocketperm 700' if self.socket_url else ""
+        config.write_text(
+            CONFIG.format(host=LOOPBACK, port=self.port, unix_socket=unix_socket, directory=self.directory.resolve())
+        )
         self._server = Child(
             "redis",
             [str(self._programs.redis_server), str(config.resolve())],

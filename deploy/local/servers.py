@@ -15,10 +15,16 @@ from deploy.local.warden import Warden
 
 @dataclass(frozen=True, slots=True)
 class ServerUrls:
-    """Where the broker and the store are."""
+    """Where broker and store are; ``redis_socket_url`` is a quicker way to the same store, where there is one."""
 
     rabbitmq_url: str
     redis_url: str
+    redis_socket_url: str | None = None
+
+    @property
+    def store_url(self) -> str:
+        """How a process of this machine best reaches the store."""
+        return self.redis_socket_url or self.redis_url
 
 
 def external_urls(environ: Mapping[str, str]) -> ServerUrls | None:
@@ -44,7 +50,7 @@ class PrivateServers:
     @property
     def urls(self) -> ServerUrls:
         """Their addresses; valid after ``start``."""
-        return ServerUrls(self.rabbit.url, self.redis.url)
+        return ServerUrls(self.rabbit.url, self.redis.url, self.redis.socket_url)
 
     def start(self) -> None:
         """Start both side by side and wait for both. Raises ``StartFailed``; then neither is left running."""

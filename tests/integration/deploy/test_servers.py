@@ -14,6 +14,7 @@ import redis.asyncio
 
 from deploy.local.child import StartFailed
 from deploy.local.rabbit import PrivateRabbit
+from deploy.local.redis import PrivateRedis
 from deploy.local.servers import PrivateServers
 from deploy.local.warden import Warden
 from tests.support.processes import alive_in_group, group_is_gone
@@ -79,6 +80,30 @@ async def test_redis_keeps_its_contents_and_refuses_to_evict(own_servers: Privat
     own_servers.redis.restart()
     async with redis.asyncio.Redis.from_url(own_servers.redis.url) as client:
         assert await client.get("kept") == b"1"
+
+
+async def test_redis_is_the_same_store_by_its_socket_before_and_after_a_restart(own_servers: PrivateServers) -> None:
+    url = own_servers.redis.socket_url
+    assert url
+    async with redis.asyncio.Redis.from_url(own_servers.redis.url) as client:
+        await client.set("by port", "1")
+    own_servers.redis.restart()
+    async with redis.asyncio.Redis.from_url(url) as client:
+        assert await client.get("by port") == b"1"
+
+
+@pytest.mark.parametrize("name", ["d" * 120, "what?"])
+async def test_a_directory_that_no_socket_can_be_in_leaves_the_port(name: str, tmp_path: Path) -> None:
+    programs = require_programs(os.environ)
+    with Warden() as warden:
+        server = PrivateRedis(programs, tmp_path / name, warden, os.environ)
+        try:
+            server.start()
+            assert server.socket_url is None
+            async with redis.asyncio.Redis.from_url(server.url) as client:
+                assert await client.ping()
+        finally:
+            server.stop()
 
 
 def sockets_of(pid: int) -> set[str]:

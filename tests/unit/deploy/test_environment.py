@@ -66,6 +66,11 @@ def test_every_setting_reaches_the_services_and_the_servers_are_ours() -> None:
     assert (worker["WORKER_ID"], worker["WORKER_METRICS_PORT"], worker["WORKER_GPU"]) == ("gpu-2", "8001", "simulated")
 
 
+def test_the_services_of_this_machine_reach_the_store_by_its_socket_where_it_has_one() -> None:
+    urls = ServerUrls("amqp://broker/", "redis://store/0", "unix:///run/redis.sock?db=0")
+    assert dispatcher_environment({}, urls, 5001)["REDIS_URL"] == "unix:///run/redis.sock?db=0"
+
+
 @pytest.mark.parametrize(("host", "called"), [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")])
 def test_a_wildcard_is_called_at_loopback(host: str, called: str) -> None:
     assert local_url(host, 5000) == f"http://{called}:5000"
