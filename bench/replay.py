@@ -29,7 +29,11 @@ from bench.percentiles import percentile
 from bench.scheduler import PolicyFault
 from bench.trace import TraceJob, read_trace
 
-IN_FLIGHT = 64
+SUBMITTING = 16
+COLLECTING = 4
+"""Connections of each kind. The client's pool looks at all it has for every request: more of them, or a connection
+waiting for every job, and the client takes half of a small machine from what it measures."""
+
 TIMEOUT_S = 70.0
 WAIT_S = 60
 LATE_S = 1.0
@@ -110,8 +114,7 @@ async def _replayed(
     comparing: bool,
     notes: Console,
 ) -> Measures:
-    # As many connections for submitting as for waiting: one that waits must not hold up an arrival.
-    limits = httpx.Limits(max_connections=2 * IN_FLIGHT)
+    limits = httpx.Limits(max_connections=SUBMITTING)
     async with httpx.AsyncClient(
         base_url=url, headers=auth_header(api_key), timeout=TIMEOUT_S, limits=limits
     ) as client:
@@ -136,14 +139,16 @@ async def _replayed(
 async def _served(
     client: httpx.AsyncClient, jobs: Sequence[TraceJob], questions: Questions, notes: Console
 ) -> list[Mapping[str, Any]]:
-    """Every job's record once it has ended, in order of the trace."""
+    """Every job's record, in order of the trace. They are read when all have been sent: a record says itself when its
+    job ended, and whoever asks meanwhile is a load that the trace has not.
+    """
     run_id, loop = secrets.token_hex(4), asyncio.get_running_loop()
     began_at = loop.time()
-    slots = asyncio.Semaphore(IN_FLIGHT)
+    slots = asyncio.Semaphore(COLLECTING)
     with Progress(console=notes, transient=True) as bar:
-        ended = bar.add_task("jobs", total=len(jobs))
+        sent, ended = (bar.add_task(what, total=len(jobs)) for what in ("jobs sent", "jobs ended"))
 
-        async def one(job: TraceJob) -> Mapping[str, Any]:
+        async def send(job: TraceJob) -> str:
             await asyncio.sleep(max(0.0, began_at + job.arrival_s - loop.time()))
             job_id = f"replay-{run_id}-{job.number}"
             body = {"id": job_id, "model": job.model, "input": {"exec_s": job.exec_s}}
@@ -151,16 +156,22 @@ async def _served(
             if answer.status_code != 202:
                 raise CannotReplay(f"a job for {job.model} was answered {answer.status_code}: {answer.text[:300]}")
             if questions.due(loop.time()):
-                # Beside: the answer must not delay the look at the job's end.
                 tasks.create_task(questions.ask(job_id))
+            bar.advance(sent)
+            return job_id
+
+        async def collect(job_id: str) -> Mapping[str, Any]:
             async with slots:
                 record = await _ended(client, job_id)
             bar.advance(ended)
             return record
 
-        async with asyncio.timeout(jobs[-1].arrival_s + GIVE_UP_S), asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(one(job)) for job in jobs]
-        return [task.result() for task in asked]
+        async with asyncio.timeout(jobs[-1].arrival_s + GIVE_UP_S):
+            async with asyncio.TaskGroup() as tasks:
+                sending = [tasks.create_task(send(job)) for job in jobs]
+            async with asyncio.TaskGroup() as tasks:
+                collecting = [tasks.create_task(collect(task.result())) for task in sending]
+        return [task.result() for task in collecting]
 
 
 async def _ended(client: httpx.AsyncClient, job_id: str) -> Mapping[str, Any]:
