@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
-from affinity.errors import NeverFits
 from affinity.fleet import Demand, FleetView, ModelFacts, ResidencyState, WorkerReport
 from affinity.job import JobError
-from affinity.policy.admission import check_fits, fits_one_of
+from affinity.policy.admission import fits_one_of, never_fits
 from affinity.policy.alarms import Alarms
 from affinity.policy.board import Board
 from affinity.policy.decisions import Decision, GiveUp, Load, Plan, Serve, Wait
@@ -86,9 +85,7 @@ class Planner:
         self._held_back: set[str] = set()
         """Models whose further copies are dear as long as others are homeless."""
         self._decided: dict[str, Load] = {}
-        """Loads decided and not yet seen to begin, by worker."""
-        self._going: dict[str, str] = {}
-        """Where their models go."""
+        """Loads of the last plan that have not been seen to begin, by worker."""
 
     def report(self, report: WorkerReport) -> None:
         """A worker says something new of itself."""
@@ -129,6 +126,10 @@ class Planner:
         """What becomes of each model in demand, oldest head first, then who serves what stays."""
         self.board.now = now
         models, workers = self._alarms.ring(now)
+        # A load that waits for what its worker runs may be better elsewhere by now, or in the way of another.
+        models |= {load.model for load in self._decided.values()}
+        self._opened.update(self._decided)
+        self._decided.clear()
         self._models.update(models & self.board.waiting.keys())
         self._open(workers)
         opened = self._opened if self._blocked else ()
@@ -152,10 +153,6 @@ class Planner:
 
     def _changed(self, worker: str, *reports: WorkerReport) -> None:
         self._models.update(r.model for report in reports for r in report.residents if r.model in self.board.waiting)
-        if load := self._decided.get(worker):
-            self._recall(load.model)
-            if load.model in self.board.waiting:
-                self._models.add(load.model)
         self._serving.add(worker)
         self._open((worker,))
 
@@ -170,15 +167,8 @@ class Planner:
         for group in (self._models, self._homeless, self._held_back):
             group.discard(model)
         self._alarms.forget_model(model)
-        self._recall(model)
         if self._blocked:
             self._opened.update(self.board.holders(model))
-
-    def _recall(self, model: str) -> None:
-        """The load of it that was decided, if any, is not."""
-        if worker := self._going.pop(model, None):
-            del self._decided[worker]
-            self._opened.add(worker)
 
     def _place_all(self, models: Iterable[str], rooms: list[Room], further: bool) -> list[Decision]:
         """Decide about models that somebody holds already, or about those that nobody does; oldest head first."""
@@ -189,11 +179,9 @@ class Planner:
             opened = None if again else self._worth_asking(demand, rooms, further)
             if opened == []:
                 continue
-            self._recall(demand.model)
             decision = self._place(demand, opened)
             if isinstance(decision, Load):
                 self._decided[decision.worker] = decision
-                self._going[decision.model] = decision.worker
             if again or not isinstance(decision, Wait):
                 decisions.append(decision)
         return decisions
@@ -363,14 +351,11 @@ class Planner:
 
     def _misfit(self, demand: Demand, facts: ModelFacts, worker: WorkerReport) -> Decision:
         give_up_at = demand.oldest_at + self._tuning.misfit_s
-        try:
-            check_fits(facts, FleetView(self.board.workers))
-        except NeverFits as error:
-            if give_up_at <= self.board.now:
-                return GiveUp(worker.worker, demand.model, JobError(error.code, error.message))
-            self._alarms.for_model(give_up_at, demand.model)
-            return Wait(demand.model, give_up_at, error.message)
-        return Wait(demand.model, None, "it fits")
+        error = never_fits(facts, FleetView(self.board.workers))
+        if give_up_at <= self.board.now:
+            return GiveUp(worker.worker, demand.model, JobError(error.code, error.message))
+        self._alarms.for_model(give_up_at, demand.model)
+        return Wait(demand.model, give_up_at, error.message)
 
 
 def _load(offer: Offer, demand: Demand, copies: int, reason: str) -> Load:

@@ -11,6 +11,7 @@ from affinity.policy.tuning import Tuning
 from tests.support.policy_fleets import LOAD_S, NOW, RULES, asked, known, resident, waiting, worker
 
 LOADING = ResidencyState.LOADING
+BLOCKING = replace(RULES, overlap=False)
 PAID_S = RULES.amortised_loads * LOAD_S
 X_COSTS = LOAD_S * 60 / 61
 """Of what is asked for once a second, in a minute."""
@@ -58,9 +59,17 @@ def waits(decisions: list[Decision]) -> dict[str, str]:
 
 
 def test_where_nothing_is_new_nothing_is_decided() -> None:
-    told = Told(worker("w1"), waiting("a", 1.0))
-    assert loads(told.plan()) == {"a": "w1"}
+    told = Told(worker("w1", resident("x", 8, running=1)), waiting("a", 1.0))
+    assert waits(told.plan()) == {"a": "no worker can make room for it now"}
     assert told.plan(1.0) == []
+
+
+def test_a_load_is_decided_again_until_it_is_reported() -> None:
+    told = Told(worker("w1"), waiting("a", 1.0))
+    assert loads(told.plan()) == loads(told.plan(1.0)) == {"a": "w1"}
+    told.tell(worker("w1", resident("a", state=LOADING)))
+    assert told.plan() == [Wait("a", None, "it is being loaded")]
+    assert told.plan() == []
 
 
 def test_a_serve_is_decided_again_until_it_is_reported() -> None:
@@ -142,7 +151,7 @@ def test_a_load_that_is_not_wanted_any_more_leaves_its_worker_to_the_next() -> N
         told = Told(worker("w1"), waiting("a", 1.0))
         assert loads(told.plan()) == {"a": "w1"}
         told.tell(waiting("b", 0.5))
-        assert loads(told.plan()) == {}
+        assert loads(told.plan()) == {"a": "w1"}
         end(told)
         assert loads(told.plan()) == {"b": "w1"}
 
@@ -152,9 +161,24 @@ def test_a_load_whose_worker_is_lost_or_stops_goes_elsewhere() -> None:
         told = Told(worker("w1"), waiting("a", 1.0))
         assert loads(told.plan()) == {"a": "w1"}
         told.tell(worker("w2"))
-        assert loads(told.plan()) == {}
+        assert loads(told.plan()) == {"a": "w1"}
         end(told)
         assert loads(told.plan()) == {"a": "w2"}
+
+
+def test_a_load_that_waits_for_its_worker_begins_where_a_gpu_is_free_before() -> None:
+    told = Told(worker("w1", resident("x", 2, running=1)), waiting("a", 1.0), tuning=BLOCKING)
+    assert loads(told.plan()) == {"a": "w1"}, "it begins when x has ended"
+    told.tell(worker("w2"))
+    assert loads(told.plan()) == {"a": "w2"}
+
+
+def test_a_further_copy_that_waits_for_its_worker_makes_way_for_a_model_without_one() -> None:
+    told = Told(worker("w1", resident("a", running=1)), worker("w2", resident("x", 2, running=1)), tuning=BLOCKING)
+    told.tell(waiting("a", *[9.0] * 50))
+    assert loads(told.plan()) == {"a": "w2"}
+    told.tell(waiting("b", 1.0))
+    assert loads(told.plan()) == {"b": "w2"}
 
 
 def test_a_model_whose_only_holder_is_lost_is_loaded_elsewhere() -> None:
