@@ -6,7 +6,7 @@ workers on one ``node``. Everything here may be stale and is only ever used to c
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -110,6 +110,11 @@ class WorkerReport:
     draining: bool = False
     lease_s: float = 10.0
     metrics_url: str = ""
+
+    @property
+    def at_rest(self) -> "WorkerReport":
+        """The report it will give when what it runs has just ended."""
+        return replace(self, residents=tuple(replace(resident, running=0) for resident in self.residents))
 
     @property
     def busy(self) -> bool:

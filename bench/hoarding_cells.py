@@ -11,11 +11,11 @@ LOAD = 0.6
 SPREAD = 0.72
 """Coefficient of variation of execution times, which are lognormal, as in the workloads of ``bench/workloads``."""
 
-STOP_AFTER_S = 0.02
-"""``worker.runtime.DISARM_AFTER_S``: the way of the product."""
+STOP_AFTER_S, AT_ONCE_FROM_S = 0.05, 0.03
+"""The way of the product: ``worker.hoarding`` has the same."""
 
 FRESH_S = 0.01
-"""``worker.runtime.BACKLOG_S``: a delivery so young has none before it."""
+"""``worker.hoarding.BACKLOG_S``: a delivery so young has none before it."""
 
 
 class Kind(StrEnum):
@@ -79,26 +79,29 @@ class Trial:
 
 
 def armed(stop_after_ms: int | None) -> Way:
-    """Ours, with that threshold."""
+    """With that threshold, however long jobs take, and the backlog first."""
     name = "armed-never" if stop_after_ms is None else f"armed-{stop_after_ms}ms"
     return Way(name, Kind.ARMED, stop_after_s=None if stop_after_ms is None else stop_after_ms / 1000)
 
 
-OURS = armed(round(STOP_AFTER_S * 1000))
-BY_LENGTH = Way("by-length", Kind.ARMED, stop_after_s=0.05, at_once_from_s=0.03, hand_first=True)
-"""Decided when a job starts, by how long its like take in the mean."""
+OURS = Way("by-length", Kind.ARMED, stop_after_s=STOP_AFTER_S, at_once_from_s=AT_ONCE_FROM_S, hand_first=True)
+"""Decided when a job starts, by how long its like take in the mean. Jobs run one at a time here: what is in hand comes
+first."""
+
+FIXED = armed(20)
+"""How the workers did it before: one threshold for all."""
 
 WAYS = (
     Way("prefetch-1", Kind.STANDING),
     Way("prefetch-10", Kind.STANDING, prefetch=10),
+    FIXED,
     OURS,
-    BY_LENGTH,
     Way("get", Kind.GETTING),
 )
 BOUNCE = Way("bounce", Kind.BOUNCING)
 """Apart from the others: it keeps the broker busy for as long as a job waits, and nothing can be measured beside it."""
 
-THRESHOLDS = (armed(0), armed(5), OURS, armed(50), armed(None))
+THRESHOLDS = (armed(0), armed(5), FIXED, armed(50), armed(None))
 
 RESIDENTS, WORKERS = (1, 2, 4, 8), (2, 4)
 SHORT = {0.005: Effort(120, 30, seeds=2), 0.04: Effort(25, 6, seeds=2)}
@@ -136,7 +139,7 @@ def together(quick: bool) -> Sequence[Trial]:
 
 
 def thresholds(quick: bool) -> Sequence[Trial]:
-    """Ours with other thresholds, one after the other."""
+    """One threshold for all lengths, and another: what ours was chosen from, one after the other."""
     return [] if quick else _grid(THRESHOLD_EFFORT, THRESHOLDS, (4,), (4,))
 
 

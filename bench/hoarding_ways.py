@@ -1,6 +1,7 @@
 """How a worker comes by its next job: each way as the smallest loop that does it, over the product's own broker port.
 
-The product's worker cannot be asked to work otherwise than it does; ``Armed`` follows ``worker/runtime.py``.
+The product's worker cannot be asked to work otherwise than it does; ``Armed`` follows ``worker/runtime.py``, where a
+batch is one job.
 """
 
 import asyncio

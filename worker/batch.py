@@ -18,16 +18,17 @@ from affinity.errors import (
     BrokerUnavailable,
     IdConflict,
     JobTimeout,
-    StoppedWithBatch,
     StoreUnavailable,
     Transient,
     UndecodableMessage,
     UnknownJob,
 )
-from affinity.io.ports import DeadLetter, Delivery, Verdict
-from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind
+from affinity.io.ports import Delivery, Verdict
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind, rung_below
 from affinity.wire import decode_message
 from models.catalog import ModelEntry
+from worker import faults
+from worker.dead_letters import DeadLetters
 from worker.executor import BatchReply
 from worker.services import Services
 from worker.tasks import Tasks
@@ -56,15 +57,22 @@ class Started:
     in_hand: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class LoadBefore:
+    """The load that a model's first batch waited for: how long it took, and whom it evicted."""
+
+    load_s: float
+    evicted: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Batch:
-    """Jobs of one model that run together. ``cold`` is true for the first batch after its load, which took
-    ``load_s``. ``early``: they run while the store is being asked (``starting``) which of them may."""
+    """Jobs of one model that run together. ``load`` is there for the first batch after its load. ``early``: they run
+    while the store is being asked (``starting``) which of them may."""
 
     entry: ModelEntry
     jobs: list[Started]
-    cold: bool
-    load_s: float
+    load: LoadBefore | None
     started_at: float
     early: bool = False
     starting: asyncio.Task[None] | None = None
@@ -77,6 +85,11 @@ class Batch:
     def limit_s(self, spec: JobSpec) -> float:
         """How long that job may run."""
         return self.entry.timeout_s if spec.timeout_s is None else spec.timeout_s
+
+    def fault_of(self, started: Started, error: AffinityError) -> AffinityError:
+        """What ended the batch, as it is held against one of its jobs."""
+        over = [one for one in self.jobs if self.limit_s(one.job.spec) <= self.timeout_s]
+        return faults.shared(error, len(self.jobs), over == [started])
 
     async def granted(self) -> list[Started]:
         """Those that the store let start. Waits for its answer where they are ``early``."""
@@ -91,6 +104,7 @@ class BatchRunner:
     def __init__(self, services: Services, tasks: Tasks) -> None:
         self._services = services
         self._tasks = tasks
+        self.letters = DeadLetters(services)
 
     async def start(self, deliveries: Sequence[Delivery]) -> list[Started]:
         """Start what may start, as one step in the store; settle or hold the rest."""
@@ -101,18 +115,32 @@ class BatchRunner:
     async def read(self, deliveries: Sequence[Delivery]) -> list[Started]:
         """The jobs in these deliveries, for a batch that is ``early``. What cannot be read is buried."""
         jobs = []
+        deliveries = await self._apart(deliveries)
         now = self._services.clock.now()
         identity = self._services.identity
         for delivery in deliveries:
             try:
                 spec, created_at = self.decode(delivery)
             except UndecodableMessage as error:
-                await self.bury(delivery, error, "")
+                await self.letters.bury(delivery, error)
                 continue
             attempt = Attempt(spec.id, uuid.uuid4().hex, identity.worker, identity.epoch)
             job = Job(spec, JobState.QUEUED, now if created_at is None else created_at)
             jobs.append(Started(delivery, attempt, job))
         return jobs
+
+    @staticmethod
+    async def _apart(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Without those that are to run alone, or the first of these where it comes first. The rest is handed back, and
+        next again.
+        """
+        if len(deliveries) < 2 or not any(delivery.alone for delivery in deliveries):
+            return deliveries
+        kept = deliveries[:1] if deliveries[0].alone else [d for d in deliveries if not d.alone]
+        for delivery in deliveries:
+            if delivery not in kept:
+                await delivery.requeue()
+        return kept
 
     async def _ask(self, jobs: Sequence[Started]) -> None:
         """Ask the store which of them may start. The others' deliveries are settled or held."""
@@ -131,7 +159,7 @@ class BatchRunner:
                 started.job = answer.job
             elif started.in_hand:  # Else its result is stored: the answer had been lost, and this is the second one.
                 started.in_hand = False
-                await self._decline(started.delivery, answer.verdict, answer.job)
+                await self._decline(started, answer.verdict, answer.job)
 
     async def run(self, batch: Batch) -> BatchReply:
         """Run it on the executor. Raises ``Transient`` when the batch as a whole came to nothing."""
@@ -152,10 +180,12 @@ class BatchRunner:
         What came out of a job that the store did not let start is dropped: it is nobody's result.
         """
         if isinstance(reply, AffinityError):
-            settling = [self._settle_one(batch, s, self._blame(batch, s, reply), 0.0, False) for s in batch.jobs]
+            settling = [self._settle_one(batch, s, batch.fault_of(s, reply), 0.0, None) for s in batch.jobs]
         else:
-            results = enumerate(zip(batch.jobs, reply.results, strict=True))
-            settling = [self._settle_one(batch, s, r, reply.exec_s, batch.cold and i == 0) for i, (s, r) in results]
+            # The first of them caused the load; the others found the model there.
+            causes = [batch.load, *[None] * (len(batch.jobs) - 1)]
+            results = zip(batch.jobs, reply.results, causes, strict=True)
+            settling = [self._settle_one(batch, job, result, reply.exec_s, load) for job, result, load in results]
         if len(settling) == 1:  # The usual case, and so on its way before anything else has its turn.
             await settling[0]
             return
@@ -172,39 +202,6 @@ class BatchRunner:
                 # The lease runs out with us; the next worker that gets the delivery takes the job over then.
                 log.warning("hand_back.unrecorded", job=started.job.id, error=error.message)
             await started.delivery.requeue()
-
-    async def bury(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
-        """Into the dead letters; where the broker is away, back to the queue."""
-        try:
-            await self._bury(delivery, error, model)
-        except BrokerUnavailable as unavailable:
-            log.warning("letter.handed_back", code=error.code, error=unavailable.message)
-            await delivery.requeue()
-
-    async def _bury_failed(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
-        """``bury`` for a job that has been stored as failed: when its delivery comes again, it is only dropped. So the
-        letter is written now, however long the broker is away.
-        """
-        while True:
-            try:
-                await self._bury(delivery, error, model)
-                return
-            except BrokerUnavailable as unavailable:
-                log.warning("letter.held", code=error.code, error=unavailable.message)
-                await asyncio.sleep(HOLD_S)
-
-    async def _bury(self, delivery: Delivery, error: AffinityError | JobError, model: str) -> None:
-        letter = DeadLetter(
-            body=delivery.body,
-            message_id=delivery.message_id,
-            code=error.code,
-            reason=error.message,
-            model=model or delivery.routing_key,
-            worker=self._services.identity.worker,
-        )
-        await self._services.publisher.bury(letter)
-        log.warning("delivery.dead", code=error.code, model=letter.model, message_id=delivery.message_id)
-        await delivery.ack()
 
     def decode(self, delivery: Delivery) -> tuple[JobSpec, float | None]:
         """The job in a delivery and when it was created."""
@@ -229,37 +226,45 @@ class BatchRunner:
         attempt, store, clock = started.attempt, self._services.store, self._services.clock
         await self._insist("hand-back", started, lambda: store.give_back(attempt, None, False, clock.now()))
 
-    async def _decline(self, delivery: Delivery, verdict: Verdict, job: Job) -> None:
+    async def _decline(self, started: Started, verdict: Verdict, job: Job) -> None:
+        delivery = started.delivery
         match verdict:
             case Verdict.HELD:
                 self.requeue_later(delivery)
+            case Verdict.DELAYED:
+                # It was handed back, or came as a copy, while the job waits: this copy waits as well.
+                left_s = (job.not_before or 0.0) - self._services.clock.now()
+                self._tasks.spawn(self._delay(delivery, job, rung_below(left_s), job.deaths > 0), "delay")
             case Verdict.EXHAUSTED:
                 lost = job.error or AttemptsExhausted("lost too often")
-                self._tasks.spawn(self._bury_failed(delivery, lost, job.spec.model), "bury")
+                self._tasks.spawn(self.letters.bury_failed(delivery, lost, job), "bury")
             case Verdict.STRANGER:
                 conflict = IdConflict(f"job {job.id} exists with other content; use another id for other content")
-                self._tasks.spawn(self.bury(delivery, conflict, job.spec.model), "bury")
+                # Of the stranger, not of the job whose id it has: it has not had any life.
+                stranger = Job(started.job.spec, JobState.QUEUED, started.job.created_at)
+                self._tasks.spawn(self.letters.bury(delivery, conflict, stranger), "bury")
             case _:
                 log.info("delivery.dropped", job=job.id, state=job.state)
                 await delivery.ack()
 
     async def _settle_one(
-        self, batch: Batch, started: Started, result: object | AffinityError, exec_s: float, cold: bool
+        self, batch: Batch, started: Started, result: object | AffinityError, exec_s: float, load: LoadBefore | None
     ) -> None:
         if isinstance(result, AffinityError):
             await batch.granted()
             if not started.in_hand:
                 return
-            if isinstance(result, Transient) and not self._last_attempt(started, result):
+            if isinstance(result, Transient) and faults.given_up(started.job, result) is None:
                 await self._retry(batch, started, result)
                 return
-        error = self._final_error(started, result) if isinstance(result, AffinityError) else None
+        error = faults.final(started.job, result) if isinstance(result, AffinityError) else None
         outcome = Outcome(
-            start=StartKind.COLD if cold else StartKind.WARM,
-            load_s=batch.load_s if cold else 0.0,
+            start=StartKind.COLD if load else StartKind.WARM,
+            load_s=load.load_s if load else 0.0,
             exec_s=exec_s,
             result=None if error else result,
             error=error,
+            evicted=load.evicted if load else (),
         )
         owned = await self._finish(batch, started, outcome)
         if owned:
@@ -270,7 +275,7 @@ class BatchRunner:
         if not owned:
             await self._disown(started)
         elif error:
-            await self._bury_failed(started.delivery, error, batch.entry.name)
+            await self.letters.bury_failed(started.delivery, error, started.job)
         else:
             await started.delivery.ack()
 
@@ -316,32 +321,33 @@ class BatchRunner:
         self._services.metrics.failed(batch.entry.name, error.code)
         log.info("job.retry", job=started.job.id, model=batch.entry.name, code=error.code)
         noted = JobError(error.code, error.message)
-        await self._insist(
+        wait_s = faults.wait_s(started.job, error, int(started.attempt.token, 16), self._services.clock.now())
+        owned = await self._insist(
             "retry",
             started,
             lambda: self._services.store.give_back(
-                started.attempt, noted, error.uses_attempt, self._services.clock.now()
+                started.attempt,
+                noted,
+                error.uses_attempt,
+                self._services.clock.now(),
+                wait_s,
+                died=faults.executor_died(error),
             ),
         )
-        await started.delivery.requeue()
+        if owned and wait_s:
+            await self._delay(started.delivery, started.job, wait_s, faults.runs_alone_next(error))
+        else:
+            await started.delivery.requeue()
 
-    @staticmethod
-    def _last_attempt(started: Started, error: Transient) -> bool:
-        return error.uses_attempt and started.job.attempts >= started.job.spec.max_attempts
-
-    @staticmethod
-    def _final_error(started: Started, error: AffinityError) -> JobError:
-        if isinstance(error, Transient):
-            attempts = f"attempt {started.job.attempts} of {started.job.spec.max_attempts}"
-            return JobError(AttemptsExhausted.code, f"{attempts} failed ({error.code}): {error.message}")
-        return JobError(error.code, error.message)
-
-    @staticmethod
-    def _blame(batch: Batch, started: Started, error: AffinityError) -> AffinityError:
-        """A batch is stopped when the first of its jobs is over its time: the others did nothing wrong."""
-        if isinstance(error, JobTimeout) and batch.limit_s(started.job.spec) > batch.timeout_s:
-            return StoppedWithBatch(f"stopped with its batch: {error.message}")
-        return error
+    async def _delay(self, delivery: Delivery, job: Job, wait_s: float, alone: bool) -> None:
+        """The broker is to bring the job again later. Until it has confirmed that, this delivery is the only copy."""
+        try:
+            await self._services.publisher.delay(job.spec, job.created_at, wait_s, alone or delivery.alone)
+        except BrokerUnavailable as error:
+            log.warning("delay.held", job=job.id, error=error.message)
+            self.requeue_later(delivery)
+        else:
+            await delivery.ack()
 
     def _count(self, batch: Batch, started: Started, outcome: Outcome) -> None:
         metrics, name = self._services.metrics, batch.entry.name

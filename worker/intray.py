@@ -27,9 +27,18 @@ class Intray:
         """True while any consumer runs."""
         return bool(self._armed)
 
+    @property
+    def holding(self) -> bool:
+        """True while any consumer runs or any delivery is in hand."""
+        return bool(self._armed or self._in_hand)
+
     def expects(self, model: str) -> bool:
         """True while a consumer runs on that model's queue."""
         return model in self._armed
+
+    def unheard(self, models: Iterable[str]) -> list[str]:
+        """Those of these whose jobs no consumer brings."""
+        return [model for model in models if model not in self._armed]
 
     def put(self, model: str, delivery: Delivery) -> None:
         """Keep a delivery that a consumer brought."""

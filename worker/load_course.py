@@ -12,6 +12,7 @@ import structlog
 from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
 from affinity.fleet import ResidencyState
 from affinity.policy import Load
+from worker.batch import LoadBefore
 from worker.events import CalledOff, Claimed, Cleared, Fetched, Left, LoadFault
 from worker.intray import Intray
 from worker.learning import Learning
@@ -28,8 +29,8 @@ log = structlog.get_logger(__name__)
 class LoadCourse:
     """The load under way, from the decision to residency or failure.
 
-    ``unserved`` are models that have not run a batch since they were loaded, with their load time in seconds: their
-    first job is the cold one. ``executor_stopped`` is called when a load took so long that the executor was stopped.
+    ``unserved`` are models that have not run a batch since they were loaded, with that load: their first job is the
+    cold one. ``executor_stopped`` is called when a load took so long that the executor was stopped.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class LoadCourse:
         executor_stopped: Callable[[str], None],
     ) -> None:
         self.current: Load | None = None
-        self.unserved: dict[str, float] = {}
+        self.unserved: dict[str, LoadBefore] = {}
         self._services = services
         self._state = state
         self._learning = learning
@@ -112,7 +113,7 @@ class LoadCourse:
         # What it is known to need, which may be more than what loading took: its batches are still to come.
         footprint_bytes = self._learning.footprint_bytes(load.model)
         self._state.loaded(load.model, footprint_bytes, self._services.clock.now())
-        self.unserved[load.model] = event.load_s
+        self.unserved[load.model] = LoadBefore(event.load_s, load.victims)
         cause = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
         self._services.metrics.loaded(worker, load.model, event.tier, cause, event.load_s)
         self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}", tier=event.tier)

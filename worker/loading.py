@@ -74,7 +74,7 @@ class Loader:
     async def leave(self, model: str) -> None:
         """Make one model leave whose room no load needs."""
         await self.unload(model)
-        self._post(Left(model, await read_gpu(self._services)))
+        self._post(Left(model, await self._reading()))
 
     async def fetch(self, load: Load) -> None:
         """Say that it is loading, give the claim up, bind its queue, load it."""

@@ -1,9 +1,9 @@
 """One worker: one GPU, one loop. Everything that happens is an event; only the loop changes the GPU's state.
 
 After each event the loop asks what to do now: serve (warm jobs first), load (when the plan says it is our turn), or
-wait. While the GPU is idle, consumers on all residents bring jobs as they are published. While it runs for longer than
-a moment the consumers are stopped and what they brought is handed back, so that no job waits here while another worker
-is idle; the next batch is taken from the backlog once the GPU is free.
+wait. While the GPU is idle, consumers on all residents bring jobs as they are published. Where it is busy for longer
+than a moment they are stopped and what they brought is handed back, so that no job waits here while another worker is
+idle (``worker.hoarding``); the next batch is taken from the backlog once the GPU is free.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from affinity.errors import AffinityError, BrokerUnavailable, InvariantBroken, JobTimeout, StoreUnavailable
-from affinity.fleet import FleetView, Gpu, WorkerReport
+from affinity.fleet import Demand, FleetView, Gpu, WorkerReport
 from affinity.io.ports import Delivery
 from affinity.policy import plan
 from affinity.policy.facts import with_rates
@@ -36,12 +36,15 @@ from worker.events import (
     Ran,
     WorkerEvent,
 )
+from worker.hoarding import BACKLOG_S, STOP_AFTER_S, ahead_after_s, hand_first, stop_after_s
 from worker.intray import Intray
 from worker.learning import Learning
 from worker.load_course import LoadCourse
 from worker.loading import Loader
+from worker.lookout import Lookout
 from worker.membership import Membership
 from worker.reporter import Reporter
+from worker.restarts import Restarts
 from worker.services import Services
 from worker.sorting import Sorter
 from worker.state import GpuState
@@ -49,21 +52,8 @@ from worker.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-DISARM_AFTER_S = 0.02
-"""Jobs shorter than this keep the consumers running: stopping and starting them would cost more than it gives."""
-
-BACKLOG_S = 0.01
-"""A job that a consumer brought and that is younger than this has none before it: the store is not asked for more."""
-
-LOOK_EVERY_S = 0.05
-"""Shortest time between two looks at the fleet: hints come in bursts."""
-
 EXECUTOR_GRACE_S = 2.0
 """An executor with nothing to run that has not ended by then is in the middle of a load nobody waits for: stop it."""
-
-RESTART_FIRST_S = 0.1
-RESTART_MOST_S = 10.0
-"""Pause before a new executor is started; doubled while executors die without having served."""
 
 
 class Worker:
@@ -83,6 +73,7 @@ class Worker:
         self._membership = Membership(services)
         self._reporter = Reporter(services, self._report, self._events.put_nowait)
         self._loader = Loader(services, self._events.put_nowait, self._reporter.publish)
+        self._restarts = Restarts(services, self._intray, self._loader, self._reporter, self._events.put_nowait)
         self._course = LoadCourse(
             services,
             self._state,
@@ -114,25 +105,24 @@ class Worker:
         }
         self._able = False
         self._batch: Batch | None = None
-        self._batch_began = 0.0
+        self._disarm_at = 0.0
+        self._ahead_at: float | None = None
+        self._ahead = False
         self._batches_running = self._tasks.group()
         self._abandoned = False
         self._dry = False
         self._fresh = False
-        self._look_wanted = True
-        self._looked_at = 0.0
-        self._wake_at: float | None = None
+        self._lookout = Lookout(services.clock)
         self._unmet = self._looked_running = False
         self._rates: Mapping[str, float] = {}
-        self._restart_s = RESTART_FIRST_S
-        self._executor_pid: int | None = None
+        self._seen: Sequence[Demand] = ()
 
     async def run(self) -> None:
         """Join the fleet, serve until ``stop``, leave it."""
         services = self._services
         await self._membership.join()
         services.executor.on_death(lambda death: self._executor_stopped(death.message))
-        await self._start_executor()
+        await self._restarts.start()
         self._able = True
         await self._reporter.publish()
         await self._membership.note("worker.joined", gpu=services.device.name)
@@ -169,13 +159,11 @@ class Worker:
 
     def _sleep_s(self) -> float | None:
         now = self._services.clock.monotonic()
-        waits = []
-        if self._batch and self._intray.armed:
-            waits.append(self._batch_began + DISARM_AFTER_S - now)
-        if self._look_wanted:
-            waits.append(self._looked_at + LOOK_EVERY_S - now)
-        if self._wake_at is not None:
-            waits.append(self._wake_at - self._services.clock.now())
+        waits = self._lookout.waits_s()
+        if self._batch and self._intray.holding:
+            waits.append(self._disarm_at - now)
+        if self._batch and self._ahead_at is not None:
+            waits.append(self._ahead_at - now)
         return max(0.0, min(waits)) if waits else None
 
     def _arrived(self, event: Arrived) -> None:
@@ -185,11 +173,11 @@ class Worker:
             self._tasks.spawn(event.delivery.requeue(), "requeue")
 
     def _hinted(self, _: Hinted) -> None:
-        self._look_wanted = True
+        self._lookout.wanted = True
 
     def _beat(self, event: Beat) -> None:
         self._state.observe(event.gpu)
-        self._look_wanted = True
+        self._lookout.wanted = True
         self._dry = False
         self._tasks.spawn(self._exchange_knowledge(), "learn")
         if self._batch:
@@ -199,16 +187,16 @@ class Worker:
     def _ran(self, event: Ran) -> None:
         self._state.ran(event.model, event.exec_s or 0.0, self._services.clock.now())
         self._batch = None
-        self._dry = self._fresh and self._intray.armed
-        self._look_wanted = self._look_wanted or self._unmet
+        self._dry = self._fresh and not self._intray.unheard(self._serving())
+        self._lookout.wanted |= self._unmet
         self._by_hand.ran(event.model)
-        if self._by_hand.wanted or self._looked_running:  # Now: looking only while it runs, it would never be a victim.
-            self._look_wanted, self._looked_at = True, -LOOK_EVERY_S
+        if self._by_hand.wanted or self._looked_running:  # Looking only while it runs, it would never be a victim.
+            self._lookout.at_once()
         if event.out_of_vram:
             self._course.outgrown(event.model)
             self._tasks.spawn(self._exchange_knowledge(), "learn")  # Before anybody else loads it as we did.
         elif event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
-            self._restart_s = RESTART_FIRST_S
+            self._restarts.served()
             self._learning.ran(event.model, event.exec_s, event.footprint_bytes)
             self._state.measured(event.model, event.footprint_bytes)
 
@@ -217,7 +205,9 @@ class Worker:
 
         def handled(event: WorkerEvent) -> None:
             handle(event)
-            self._look_wanted, self._dry = True, False
+            self._lookout.wanted, self._dry = True, False
+            if self._course.current is None:  # The next load may begin.
+                self._lookout.at_once()
 
         return handled
 
@@ -235,67 +225,64 @@ class Worker:
         lost = self._state.emptied()
         self._course.unserved.clear()
         self._by_hand.emptied()
-        self._tasks.spawn(self._replace_executor(lost, event.reason), "replace executor")
+        self._tasks.spawn(self._restarts.replace(lost, event.reason), "replace executor")
 
     def _executor_back(self, _: ExecutorBack) -> None:
-        self._able, self._dry, self._look_wanted = True, False, True
-
-    async def _replace_executor(self, lost: Sequence[str], reason: str) -> None:
-        worker = self._services.identity.worker
-        await self._membership.note("executor.died", reason=reason, residents=",".join(lost))
-        await self._intray.disarm()
-        for model in lost:
-            self._services.metrics.evicted(worker, model, "executor-died")
-            await self._loader.withdraw(model)
-        await self._reporter.publish()
-        await asyncio.sleep(self._restart_s)
-        self._restart_s = min(self._restart_s * 2, RESTART_MOST_S)
-        await self._start_executor()
-        self._events.put_nowait(ExecutorBack())
-
-    async def _start_executor(self) -> None:
-        """Start an empty executor; the last one's memory is free by now."""
-        executor, probe = self._services.executor, self._services.probe
-        if self._executor_pid is not None:
-            probe.observe(self._services.device.uuid, self._executor_pid, 0)
-        await executor.start()
-        self._executor_pid = executor.pid
+        self._able, self._dry, self._lookout.wanted = True, False, True
 
     async def _act(self) -> None:
         if not self._able or self._stopping:
             return
         try:
-            if self._look_due():
+            if self._lookout.due():
                 # Before serving: else a model whose turn is over would be running again whenever the plan is asked.
                 await self._look()
             if self._batch is None:
                 await self._serve_next()
-            elif self._intray.armed and self._services.clock.monotonic() >= self._batch_began + DISARM_AFTER_S:
+            elif self._intray.holding and self._services.clock.monotonic() >= self._disarm_at:
                 await self._intray.disarm()
+            elif self._ahead_at is not None and self._services.clock.monotonic() >= self._ahead_at:
+                await self._fetch_ahead()
         except (StoreUnavailable, BrokerUnavailable) as error:
             log.warning("worker.held_up", code=error.code, error=error.message)
 
     async def _serve_next(self) -> None:
-        """Start the next batch: from the backlog if there may be one, else what a consumer brought."""
+        """Start the next batch: from the backlog if there may be one, else what a consumer brought; or that first."""
         while self._batch is None:
-            picked = None if self._dry else await self._pick()
-            going = (*self._course.victims, *self._state.leaving_models())
-            model = picked[0] if picked else self._intray.first(going)
+            picked = None if self._dry or self._hand_first() else await self._pick()
+            model = picked[0] if picked else self._first_in_hand()
             if model is None:
                 self._dry = True
-                await self._intray.arm(m for m in self._state.ready_models() if m not in self._course.victims)
+                await self._intray.arm(self._serving())
                 return
             entry = self._services.catalog.get(model)
             await self._start(model, picked[1] if picked else self._intray.pop(model, entry.max_batch))
 
-    async def _pick(self) -> tuple[str, list[Delivery]] | None:
-        """What the plan serves next here; a queue that turns out to be empty is passed over.
+    def _hand_first(self) -> bool:
+        model, unheard = self._first_in_hand(), self._intray.unheard(self._serving())
+        return model is not None and (self._ahead or hand_first(self._services.catalog.get(model).max_batch, unheard))
 
-        Not what is about to be evicted: served once more, it would be running when its turn is over, and so for ever.
-        """
-        waiting = await self._services.store.demand()
-        demand = {d.model: d for d in waiting if self._state.ready(d.model) and d.model not in self._course.victims}
-        view = FleetView.of([self._report()])
+    def _first_in_hand(self) -> str | None:
+        return self._intray.first((*self._course.victims, *self._state.leaving_models()))
+
+    def _serving(self) -> list[str]:
+        """Not what is to be evicted: served once more, it would be running when its turn is over, and so for ever."""
+        return [model for model in self._state.ready_models() if model not in self._course.victims]
+
+    async def _fetch_ahead(self) -> None:
+        """Have the next batch in hand when the one that runs ends; handed back if it runs on for longer."""
+        self._ahead_at = None
+        if picked := await self._pick():
+            model, deliveries = picked
+            for delivery in deliveries:
+                self._intray.put(model, delivery)
+            self._ahead, self._disarm_at = True, self._services.clock.monotonic() + STOP_AFTER_S
+
+    async def _pick(self) -> tuple[str, list[Delivery]] | None:
+        """What the plan serves here once nothing runs; a queue that turns out to be empty is passed over."""
+        demand = {d.model: d for d in self._seen or await self._services.store.demand() if d.model in self._serving()}
+        self._seen = ()
+        view = FleetView.of([self._report().at_rest])
         while serve := plan(view, demand.values(), self._learning.facts, self._services.clock.now()).serve(
             self._services.identity.worker
         ):
@@ -305,19 +292,23 @@ class Worker:
         return None
 
     async def _start(self, model: str, deliveries: list[Delivery]) -> None:
+        self._seen = ()
         entry = self._services.catalog.get(model)
-        short = self._learning.facts[model].on(self._state.gpu).exec_s < EARLY_BELOW_S
+        mean_exec_s = self._learning.facts[model].on(self._state.gpu).exec_s
         # One that comes again may have taken its worker down before its start was recorded: now the record comes first.
-        early = short and model not in self._course.unserved and not any(d.redelivered for d in deliveries)
+        again = any(delivery.redelivered for delivery in deliveries)
+        early = mean_exec_s < EARLY_BELOW_S and model not in self._course.unserved and not again
         started = await (self._batches.read if early else self._batches.start)(deliveries)
         if not started:
             return
         now = self._services.clock.now()
         self._fresh = self._dry and now - started[0].job.created_at < BACKLOG_S
-        load_s = self._course.unserved.pop(model, None)
+        load = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
-        self._batch = Batch(entry, started, load_s is not None, load_s or 0.0, now, early)
-        self._batch_began = self._services.clock.monotonic()
+        self._batch = Batch(entry, started, load, now, early)
+        began_at, ahead_s = self._services.clock.monotonic(), ahead_after_s(mean_exec_s)
+        self._disarm_at = began_at + stop_after_s(mean_exec_s)
+        self._ahead, self._ahead_at = False, None if ahead_s is None else began_at + ahead_s
         self._batches_running.spawn(self._run(self._batch), "batch")
 
     async def _run(self, batch: Batch) -> None:
@@ -337,22 +328,16 @@ class Worker:
             self._events.put_nowait(Ran(batch.entry.name, reply.reserved_bytes, reply.exec_s, reply.out_of_vram))
             await self._batches.settle(batch, reply)
 
-    def _look_due(self) -> bool:
-        if self._wake_at is not None and self._services.clock.now() >= self._wake_at:
-            self._look_wanted = True
-        return self._look_wanted and self._services.clock.monotonic() >= self._looked_at + LOOK_EVERY_S
-
     async def _look(self) -> None:
         """Compute the whole fleet's plan and carry out what is ours."""
-        self._look_wanted, self._wake_at = False, None
-        self._looked_at = self._services.clock.monotonic()
-        sighting = await self._services.fleet.sighting()
-        demand = await self._services.store.demand()
+        self._lookout.begin()
+        sighting, demand = await asyncio.gather(self._services.fleet.sighting(), self._services.store.demand())
+        self._seen = demand if self._batch is None else ()
         worker = self._services.identity.worker
         self._by_hand.heed(sighting.view)
         view = sighting.view.with_report(self._report())
         made = plan(view, with_rates(demand, self._rates, view), self._learning.facts, self._services.clock.now())
-        self._wake_at = made.wake_at
+        self._lookout.wake_at = made.wake_at
         self._unmet = any(not self._state.ready(d.model) for d in demand)
         self._looked_running = self._unmet and self._batch is not None
         if sighting.lost:

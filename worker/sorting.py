@@ -94,7 +94,7 @@ class Sorter:
         """
         if await self._services.store.fail(job.id, error, self._services.clock.now()):
             self._services.metrics.failed(job.spec.model, error.code)
-            await self._batches.bury(delivery, error, job.spec.model)
+            await self._batches.letters.bury(delivery, error, job)
         else:
             self._batches.requeue_later(delivery)
 
@@ -105,7 +105,7 @@ class Sorter:
             now = self._services.clock.now()
             job = await self._services.store.sight(spec, now if created_at is None else created_at, now)
         except (UndecodableMessage, IdConflict) as error:
-            await self._batches.bury(delivery, error, "")
+            await self._batches.letters.bury(delivery, error)
             return None
         if job.state.terminal:
             await delivery.ack()
@@ -128,7 +128,7 @@ class Sorter:
             await self._fail(delivery, job, JobError(error.code, error.message))
             return
         # Also where the job is running: this copy is the one that survives its worker.
-        await self._services.publisher.park(job.spec, job.created_at)
+        await self._services.publisher.park(job.spec, job.created_at, delivery.alone)
         await delivery.ack()
         with suppress(StoreUnavailable):  # Only a hint: every worker looks once per heartbeat anyway.
             await self._services.fleet.wake()

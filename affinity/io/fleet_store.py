@@ -29,6 +29,7 @@ class RedisFleetStore:
         self._keys = keys
         self._silence_s = silence_s
         self._claimed = keys.claimed
+        self._decoded: dict[str, WorkerReport] = {}
         self._next_epoch = link.script(lua("next_epoch"))
         self._hold = link.script(lua("hold"))
         self._release = link.script(lua("release"))
@@ -70,9 +71,11 @@ class RedisFleetStore:
         )
         live: list[WorkerReport] = []
         lost: list[WorkerReport] = []
+        # Most reports are those of the look before, and decoding all is what a look costs most.
+        before, self._decoded = self._decoded, {}
         for text, lease in zip(flat_reports[::2], flat_reports[1::2], strict=True):
             with suppress(UndecodableMessage):
-                report = decode_report(text)
+                report = self._decoded[text] = before.get(text) or decode_report(text)
                 (live if lease == str(report.epoch) else lost).append(report)
         claims = dict(zip(flat_claims[::2], flat_claims[1::2], strict=True))
         orders: list[Order] = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.hoarding_cells import BOUNCE, BY_LENGTH, OURS, WAYS, Cell, Effort, Trial, Way
+from bench.hoarding_cells import BOUNCE, FIXED, OURS, WAYS, Cell, Effort, Trial, Way
 from bench.hoarding_measures import Log, Outcome, outcome
 from bench.hoarding_trial import Rig, side_by_side
 from bench.round_trip import CannotMeasure
@@ -31,8 +31,8 @@ async def test_prefetch_hoards_and_ours_does_not(rig: Rig):
     prefetched = seen["prefetch-10"][0]
     assert prefetched.hoarded >= 0.1
     assert prefetched.hoarded_s >= 0.2, "a job of a fifth of a second lay for as long"
-    # Seconds of the machine's mood aside: a job is handed back after 20 ms, or at once.
-    for way in (OURS, BY_LENGTH):
+    # Seconds of the machine's mood aside: a job is handed back at once, or after 20 ms.
+    for way in (OURS, FIXED):
         assert seen[way.name][0].hoarded_s < prefetched.hoarded_s / 3
     assert seen["get"][0].hoarded_s == 0.0
 

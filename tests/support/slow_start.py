@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from affinity.io.ports import StartAnswer
 from affinity.job import Attempt, JobSpec
+from tests.support.fake_executor import Pause
 from tests.support.fake_job_store import FakeJobStore
 from tests.support.fake_stores import FakeStores
-from tests.support.worker_world import Pause
 
 
 class SlowStart(FakeJobStore):

@@ -3,6 +3,7 @@
 Over the same fakes as the unit tests; here because the code under test sleeps between two looks.
 """
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from affinity.fleet import GIB, Gpu
 from affinity.job import JobState
 from tests.support.executors import synthetic
 from tests.support.worker_world import WorkerWorld, a_worker_world
+from worker.events import Left
 from worker.gpu import GpuLost, GpuUnreadable
+from worker.loading import Loader
 from worker.simulated_gpu import SimulatedProbe
 
 M, V = synthetic("m", 8.0), synthetic("v", 20.0)
@@ -121,6 +124,18 @@ async def test_a_driver_that_fails_for_a_moment_costs_no_load_and_no_worker(worl
         await world.passing(lambda: ended(world, "j2"))
         assert await world.state("j2") is JobState.SUCCEEDED
     assert world.executor.asked.count("load m") == 1
+
+
+async def test_a_driver_that_fails_for_a_moment_as_a_model_leaves_is_asked_again(world: WorkerWorld):
+    probe = moody(world)
+    await world.executor.start()
+    await world.executor.load(V)
+    probe.observe(world.services.device.uuid, world.executor.pid or 0, 20 * GIB)
+    probe.failures = 3
+    await Loader(world.services, world.posted.append, lambda: asyncio.sleep(0)).leave("v")
+    (event,) = world.posted
+    assert isinstance(event, Left)
+    assert (event.model, event.gpu.used_bytes) == ("v", 0)
 
 
 async def test_a_gpu_that_is_lost_during_a_load_ends_the_worker(world: WorkerWorld):

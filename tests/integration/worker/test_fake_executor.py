@@ -10,7 +10,7 @@ import pytest
 from affinity.errors import ExecutorDied, InvariantBroken, JobFailed, LoadFailed, OutOfVram
 from affinity.fleet import GIB
 from tests.support.executors import ECHO, synthetic
-from tests.support.worker_world import FakeExecutor
+from tests.support.fake_executor import FakeExecutor
 from worker.executor import Executor
 from worker.host_cache import Cached, Tier
 from worker.settings import executor_environment

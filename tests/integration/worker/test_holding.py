@@ -103,7 +103,7 @@ async def test_a_start_that_was_recorded_without_our_knowing_is_taken_back(world
         await world.executor.start()
         await world.executor.load(ENTRY)
         jobs = await runner.read(await world.take())
-        batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now(), early=True)
+        batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now(), early=True)
         await runner.run(batch)
         assert await batch.granted() == []
     else:
@@ -122,7 +122,7 @@ async def test_a_result_whose_start_never_reached_the_store_is_dropped(
     await world.executor.load(ENTRY)
     await world.waiting("j1")
     jobs = await runner.read(await world.take())
-    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now(), early=True)
+    batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now(), early=True)
     world.stores.down = True
     await runner.run(batch)
     assert await batch.granted() == []
@@ -165,7 +165,7 @@ async def test_a_delivery_is_kept_until_the_store_has_taken_its_outcome(
     await world.waiting("j1")
     await world.waiting("j2")
     jobs = await runner.start(await world.take())
-    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now())
     results = {"result": "done", "failure": JobFailed("raised")}
     reply = ExecutorDied("x") if outcome == "retry" else BatchReply((results[outcome],) * 2, 0.1, 1, 1)
     world.stores.down = True
@@ -205,7 +205,7 @@ async def test_whether_a_disowned_job_is_over_is_asked_until_the_store_answers(w
 
     store = AwayOnce(world.stores, 1.0, 1)
     late = BatchRunner(replace(world.services, store=store), world.tasks)
-    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now())
     await late.settle(batch, BatchReply(("late",), 0.1, 1, 1))
     assert store.asked == 2
     assert world.places("j1") == QUEUE
@@ -214,7 +214,7 @@ async def test_whether_a_disowned_job_is_over_is_asked_until_the_store_answers(w
 async def test_a_failed_job_keeps_its_delivery_until_the_broker_has_its_letter(world: WorkerWorld, runner: BatchRunner):
     await world.waiting("j1")
     jobs = await runner.start(await world.take())
-    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now())
     world.broker.down = True
     world.tasks.spawn(runner.settle(batch, JobFailed("raised")), "settle")
     await asyncio.sleep(0.2)  # Long enough that handing back at once would be seen.
@@ -232,7 +232,7 @@ async def test_results_are_stored_while_a_neighbours_letter_waits_for_the_broker
     await world.waiting("j1")
     await world.waiting("j2")
     jobs = await runner.start(await world.take())
-    batch = Batch(ENTRY, jobs, cold=False, load_s=0.0, started_at=world.clock.now())
+    batch = Batch(ENTRY, jobs, load=None, started_at=world.clock.now())
     world.broker.down = True
     world.tasks.spawn(runner.settle(batch, BatchReply((JobFailed("raised"), "two"), 0.1, 1, 1)), "settle")
     await asyncio.sleep(0.2)  # The store is there: nothing need be waited for.

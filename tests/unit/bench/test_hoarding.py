@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.hoarding_cells import (
-    BY_LENGTH,
+    AT_ONCE_FROM_S,
     FRESH_S,
     OURS,
     STOP_AFTER_S,
@@ -18,7 +18,7 @@ from bench.hoarding_cells import (
 )
 from bench.hoarding_measures import Hold, Log, Ran, hoarded_s, merged, outcome
 from bench.hoarding_table import grid_table
-from worker import runtime
+from worker import hoarding
 
 CELL = Cell(1.0, 2, 2)
 
@@ -89,14 +89,16 @@ def test_an_outcome_is_plain_json_and_a_row():
     assert grid_table([found]).row_count == 1
 
 
-def test_what_is_called_ours_has_the_workers_own_thresholds():
-    assert runtime.DISARM_AFTER_S == STOP_AFTER_S == OURS.threshold_s(30.0)
-    assert runtime.BACKLOG_S == FRESH_S
+@pytest.mark.parametrize("exec_s", [0.0, 0.005, AT_ONCE_FROM_S - 0.0001, AT_ONCE_FROM_S, 0.04, STOP_AFTER_S, 1.0, 30.0])
+def test_what_is_called_ours_does_as_the_worker_does(exec_s: float):
+    assert OURS.threshold_s(exec_s) == hoarding.stop_after_s(exec_s)
+    assert OURS.hand_first == hoarding.hand_first(max_batch=1, unheard=())
+    assert hoarding.BACKLOG_S == FRESH_S
 
 
 @pytest.mark.parametrize(("exec_s", "threshold_s"), [(0.005, 0.05), (0.03, 0.0), (30.0, 0.0)])
 def test_a_threshold_by_length_depends_on_how_long_jobs_take(exec_s: float, threshold_s: float):
-    assert BY_LENGTH.threshold_s(exec_s) == threshold_s
+    assert OURS.threshold_s(exec_s) == threshold_s
 
 
 def test_the_grid_is_that_of_the_rule():

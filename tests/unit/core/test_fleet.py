@@ -50,7 +50,9 @@ def test_a_worker_holds_what_is_ready_or_loading(resident: Residency, held: bool
 
 def test_a_worker_is_busy_while_any_resident_runs() -> None:
     assert not replace(a_report(), residents=(READY,)).busy
-    assert replace(a_report(), residents=(READY, replace(READY, model="n", running=1))).busy
+    working = replace(a_report(), residents=(READY, replace(READY, model="n", running=1)))
+    assert working.busy
+    assert working.at_rest == replace(working, residents=(READY, replace(READY, model="n")))
 
 
 def test_a_refusal_is_over_at_its_instant() -> None:

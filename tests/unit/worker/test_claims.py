@@ -9,7 +9,8 @@ from affinity.fleet import GIB, Residency, ResidencyState
 from affinity.job import JobState
 from affinity.policy import Load
 from tests.support.executors import synthetic
-from tests.support.worker_world import FakeExecutor, WorkerWorld, a_worker_world
+from tests.support.fake_executor import FakeExecutor
+from tests.support.worker_world import WorkerWorld, a_worker_world
 from worker.events import CalledOff, Claimed
 from worker.loading import Loader
 from worker.metrics import WorkerMetrics

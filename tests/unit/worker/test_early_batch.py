@@ -45,7 +45,7 @@ async def ran(world: WorkerWorld, store: SlowStart, runner: BatchRunner) -> tupl
     """What waits has run, and the store has not answered yet."""
     await world.executor.start()
     await world.executor.load(ENTRY)
-    batch = Batch(ENTRY, await runner.read(await world.take()), False, 0.0, world.clock.now(), early=True)
+    batch = Batch(ENTRY, await runner.read(await world.take()), None, world.clock.now(), early=True)
     reply = await runner.run(batch)
     await store.pause.reached.wait()
     return batch, reply
@@ -199,16 +199,16 @@ async def test_a_start_whose_answer_is_lost_for_good_keeps_the_result_that_came_
 
 
 @pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("most", "state"), [(2, JobState.QUEUED), (1, JobState.FAILED)])
 async def test_a_crash_before_the_store_has_answered_counts_the_attempt(
-    world: WorkerWorld, store: SlowStart, runner: BatchRunner, recorded: bool
+    world: WorkerWorld, store: SlowStart, runner: BatchRunner, recorded: bool, most: int, state: JobState
 ):
     store.recorded = recorded
-    await world.waiting("j1", max_attempts=2)
-    await world.waiting("j2", max_attempts=1)
+    await world.waiting("j1", max_attempts=most)
     await world.executor.start()
     await world.executor.load(ENTRY)
     world.executor.pause("run m")
-    batch = Batch(ENTRY, await runner.read(await world.take()), False, 0.0, world.clock.now(), early=True)
+    batch = Batch(ENTRY, await runner.read(await world.take()), None, world.clock.now(), early=True)
     running = asyncio.create_task(runner.run(batch))
     await store.pause.reached.wait()
     world.executor.die()
@@ -218,10 +218,11 @@ async def test_a_crash_before_the_store_has_answered_counts_the_attempt(
     await several_turns()
     store.pause.go()
     await settling
-    assert [await world.state(j) for j in ("j1", "j2")] == [JobState.QUEUED, JobState.FAILED]
-    assert [(await world.job(j)).attempts for j in ("j1", "j2")] == [1, 1]
-    assert [world.places(j) for j in ("j1", "j2")] == [QUEUE, DEAD]
-    assert world.buried() == [("j2", "attempts_exhausted")]
+    job = await world.job("j1")
+    assert (job.state, job.attempts, job.deaths) == (state, 1, 1 if most == 2 else 0)
+    (place,) = world.places("j1")
+    assert place.startswith("retry.") if most == 2 else (place,) == DEAD
+    assert world.buried() == ([] if most == 2 else [("j1", "attempts_exhausted")])
 
 
 async def test_what_a_stopping_worker_gives_back_is_what_the_store_let_start(

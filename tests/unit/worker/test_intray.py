@@ -90,6 +90,7 @@ async def test_a_consumer_brings_one_delivery_at_a_time(world: WorkerWorld, intr
     await intray.arm(["m"])
     assert intray.armed
     assert (intray.expects("m"), intray.expects("n")) == (True, False)
+    assert intray.unheard(["m", "n"]) == ["n"]
     (event,) = await arrived(world, 1)
     assert event.model == "m"
     assert (world.places("j1"), world.places("j2")) == (HANDS, QUEUE)

@@ -11,6 +11,7 @@ from affinity.policy import Load
 from tests.support.executors import synthetic
 from tests.support.fake_stores import FakeFleetStore
 from tests.support.worker_world import WorkerWorld, a_worker_world
+from worker.batch import LoadBefore
 from worker.events import Arrived, CalledOff, Claimed, Cleared, Fetched, Left, LoadFault, WorkerEvent
 from worker.intray import Intray
 from worker.learning import Learning
@@ -134,7 +135,7 @@ async def test_a_load_is_known_before_its_claim_is_gone_and_the_claim_is_gone_be
     assert stage.claim() is None
     assert stage.fleet.seen == ["report m loading", "release m", "report m ready"]
     assert stage.world.broker.bindings == {("m", "w1")}
-    assert set(stage.course.unserved) == {"m"}
+    assert {model: before.evicted for model, before in stage.course.unserved.items()} == {"m": ()}
     assert stage.learning.facts["m"].measured["simulated"].footprint_bytes == 4 * GIB
     kinds = [event.kind for event in stage.world.stores.said]
     assert kinds == ["model.loading", "model.resident"]
@@ -154,7 +155,7 @@ async def test_the_footprint_is_what_the_load_took_not_what_was_planned(stage: S
 
 async def test_victims_take_no_work_from_the_claim_on_and_leave_for_good(stage: Stage):
     await resident(stage, "v", 6)
-    stage.course.unserved["v"] = 1.0
+    stage.course.unserved["v"] = LoadBefore(1.0)
     await stage.world.waiting("j1", "v")
     await stage.arrivals(lambda: any(isinstance(event, Arrived) for event in stage.world.posted))
     assert stage.intray.first() == "v"
@@ -174,6 +175,7 @@ async def test_victims_take_no_work_from_the_claim_on_and_leave_for_good(stage: 
     assert set(stage.state.residents) == {"m"}
     assert "v" not in stage.course.unserved
     assert isinstance(await stage.step(), Fetched)
+    assert stage.course.unserved["m"].evicted == ("v",)
     await stage.world.quiet()
     assert stage.world.broker.bindings == {("m", "w1")}
     assert stage.world.metric("model_evictions_total", worker="w1", model="v", reason="room") == 1

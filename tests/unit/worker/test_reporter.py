@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from affinity.fleet import GIB, WorkerReport
+from tests.support.fake_executor import Pause
 from tests.support.fake_stores import FakeFleetStore
-from tests.support.worker_world import Pause, WorkerWorld, a_worker_world
+from tests.support.worker_world import WorkerWorld, a_worker_world
 from worker.events import Beat, Displaced
 from worker.gpu import GpuLost
 from worker.reporter import Reporter

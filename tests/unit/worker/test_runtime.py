@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from affinity.errors import InvariantBroken, LoadFailed
-from affinity.fleet import GIB, ResidencyState
+from affinity.fleet import GIB, Measurement, ResidencyState
 from affinity.io.ports import Sighting
 from affinity.job import JobState, StartKind
 from tests.support.executors import synthetic
+from tests.support.fake_executor import Pause
 from tests.support.fake_stores import FakeEventStream, FakeFleetStore
-from tests.support.worker_world import Pause, WorkerWorld, a_worker_world
+from tests.support.worker_world import WorkerWorld, a_worker_world
 
 M = replace(synthetic("m", 4.0), max_batch=4)
 N, V = synthetic("n", 2.0), synthetic("v", 20.0)
@@ -190,6 +191,27 @@ async def test_a_model_that_is_about_to_go_is_not_served_once_more():
     assert world.metric("model_evictions_total", worker="w1", model="v", reason="room") >= 1
 
 
+async def test_a_model_whose_turn_is_over_goes_between_two_batches_where_all_looks_fell_into_batches():
+    """A model is no victim while it runs. It always has another job, and no time passes between two of its batches."""
+    world = a_worker_world(replace(M, vram_gib=8.0), V)
+    await world.stores.fleet.learn("m", world.services.device.name, Measurement(8 * GIB, 0.1, 0.1))
+    world.executor.exec_s = 60.0  # It has served for long enough.
+    async with world.running():
+        await warm(world, "v")
+        running = world.executor.pause("run v")
+        await world.submit("j1", "v")
+        await running.reached.wait()
+        await world.submit("j2", "v")
+        await world.submit("j3", "m")
+        overdue_at = world.clock.now() + 60.0
+        await world.passing(lambda: world.clock.now() >= overdue_at, tick_s=1.0)
+        before = len(world.executor.asked)
+        running.go()
+        await world.until(lambda: len(world.executor.asked) > before)
+        assert world.executor.asked[before] == "unload v"
+        await world.passing(lambda: ended(world, "j1", "j2", "j3"))
+
+
 async def test_a_model_that_can_be_loaded_nowhere_fails_its_jobs(world: WorkerWorld):
     world.executor.load_faults["m"] = LoadFailed("truncated")
     async with world.running():
@@ -232,6 +254,21 @@ async def gone(world: WorkerWorld) -> None:
     assert world.broker.bindings == set()
     assert world.executor.pid is None
     assert world.broker._intakes == []
+
+
+async def test_the_next_load_begins_as_soon_as_one_has_ended_however_short_ago_the_fleet_was_looked_at():
+    world = a_worker_world(M, N)
+    async with world.running():
+        loading = world.executor.pause("load m")
+        await world.submit("j1", "m")
+        await world.passing(loading.reached.is_set)
+        await world.submit("j2", "n")
+        await world.passing(lambda: world.places("j2") == ("model.n",))
+        world.clock.advance(1.0)
+        await world.stores.fleet.wake()
+        await world.quiet()
+        loading.go()
+        await world.until(lambda: "load n" in world.executor.asked)
 
 
 async def test_a_worker_that_is_stopped_leaves_nothing_behind(world: WorkerWorld):

@@ -10,7 +10,8 @@ from affinity.job import JobState
 from models.catalog import Catalog
 from models.entry import ModelEntry
 from tests.support.executors import synthetic
-from tests.support.worker_world import FakeExecutor, WorkerWorld, a_worker_world
+from tests.support.fake_executor import FakeExecutor
+from tests.support.worker_world import WorkerWorld, a_worker_world
 from worker.learning import Learning
 
 PAIR = synthetic("a", 16.0), synthetic("b", 16.0)
