@@ -1,6 +1,7 @@
 """``affinity load``, ``unload``, ``pin`` and ``unpin``: the operator's hand."""
 
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -22,75 +23,76 @@ from dispatcher.client import Client, Json
 LOOK_EVERY_S = 0.25
 """Between two looks at an order that is waited for."""
 
+Ask = Callable[[Client, str, str | None], Json]
+"""A method of the client: for a model, on a worker or on none in particular."""
+
 Model = Annotated[str, typer.Argument(help="A model of the catalogue; 'affinity models' lists them.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is done, or given up.")]
 TimeoutS = Annotated[float | None, typer.Option(min=0, help="With --wait: wait no longer than this.")]
 
 
-def load(
-    context: typer.Context,
-    model: Model,
-    worker: Annotated[str | None, typer.Option(help="Where. Left out: where it costs least.")] = None,
-    wait: Wait = False,
-    timeout_s: TimeoutS = None,
-    url: Url = DEFAULT_URL,
-    api_key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have a model loaded, though no job asks for it. Pin it as well if it is to stay."""
-    with client_of(context, url, api_key) as client:
-        answer = client.load(model, worker)
-        _follow(context, client, answer, as_json, _patience_s(wait, timeout_s))
-
-
-def unload(
-    context: typer.Context,
-    model: Model,
-    worker: Annotated[str | None, typer.Option(help="Where. Left out: wherever it is resident.")] = None,
-    wait: Wait = False,
-    timeout_s: TimeoutS = None,
-    url: Url = DEFAULT_URL,
-    api_key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have a model leave VRAM once none of its jobs runs. It comes back as soon as a job asks for it."""
-    with client_of(context, url, api_key) as client:
-        answer = client.unload(model, worker)
-        _follow(context, client, answer, as_json, _patience_s(wait, timeout_s))
-
-
-def pin(
-    context: typer.Context,
-    model: Model,
-    worker: Annotated[str | None, typer.Option(help="Where. Left out: on every worker.")] = None,
-    url: Url = DEFAULT_URL,
-    api_key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Never evict a model once it is resident. Does not load it."""
-    with client_of(context, url, api_key) as client:
-        answer = client.pin(model, worker)
-    (show.print_json if as_json else show.print_pin)(shell_of(context).out, answer)
-
-
-def unpin(
-    context: typer.Context,
-    model: Model,
-    worker: Annotated[str | None, typer.Option(help="Where. Left out: take back all pins set by hand.")] = None,
-    url: Url = DEFAULT_URL,
-    api_key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Let a model be evicted again."""
-    with client_of(context, url, api_key) as client:
-        answer = client.unpin(model, worker)
-    (show.print_json if as_json else show.print_pin)(shell_of(context).out, answer)
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands to a program."""
-    for command in (load, unload, pin, unpin):
-        app.command()(command)
+    for name, command, about in (
+        (
+            "load",
+            _order(Client.load, "Where. Left out: where it costs least."),
+            "Have a model loaded, though no job asks for it. Pin it as well if it is to stay.",
+        ),
+        (
+            "unload",
+            _order(Client.unload, "Where. Left out: wherever it is resident."),
+            "Have a model leave VRAM once none of its jobs runs. It comes back as soon as a job asks for it.",
+        ),
+        (
+            "pin",
+            _pin(Client.pin, "Where. Left out: on every worker."),
+            "Never evict a model once it is resident. Does not load it.",
+        ),
+        (
+            "unpin",
+            _pin(Client.unpin, "Where. Left out: take back all pins set by hand."),
+            "Let a model be evicted again.",
+        ),
+    ):
+        app.command(name, help=about)(command)
+
+
+def _order(ask: Ask, where: str) -> Callable[..., None]:
+    """The command for an order, which takes its time and may be waited for."""
+
+    def command(
+        context: typer.Context,
+        model: Model,
+        worker: Annotated[str | None, typer.Option(help=where)] = None,
+        wait: Wait = False,
+        timeout_s: TimeoutS = None,
+        url: Url = DEFAULT_URL,
+        api_key: Key = None,
+        as_json: AsJson = False,
+    ) -> None:
+        with client_of(context, url, api_key) as client:
+            _follow(context, client, ask(client, model, worker), as_json, _patience_s(wait, timeout_s))
+
+    return command
+
+
+def _pin(ask: Ask, where: str) -> Callable[..., None]:
+    """The command for a pin, which is set or taken back at once."""
+
+    def command(
+        context: typer.Context,
+        model: Model,
+        worker: Annotated[str | None, typer.Option(help=where)] = None,
+        url: Url = DEFAULT_URL,
+        api_key: Key = None,
+        as_json: AsJson = False,
+    ) -> None:
+        with client_of(context, url, api_key) as client:
+            answer = ask(client, model, worker)
+        (show.print_json if as_json else show.print_pin)(shell_of(context).out, answer)
+
+    return command
 
 
 def _follow(context: typer.Context, client: Client, answer: Json, as_json: bool, wait_s: float | None) -> None:

@@ -63,7 +63,7 @@ def print_explanation(out: Console, answer: Json) -> None:
                 Text(f"starts in about {seconds(eta['start_in_s'])} ({between}), if {'; '.join(eta['assuming'])}")
             )
         else:
-            out.print(Text("nothing says when it starts"))
+            out.print(Text(waiting["no_eta"]))
         rows = ((c["worker"], c["standing"].replace("_", " "), c["reason"]) for c in waiting["candidates"])
         _table(out, ("worker", "standing", "why"), rows)
 
@@ -89,7 +89,8 @@ def print_jobs(out: Console, jobs: Sequence[Json], cursor: str | None) -> None:
 
 
 def print_workers(out: Console, workers: Sequence[Json]) -> None:
-    """The workers and what is in their VRAM."""
+    """The workers and what is in their VRAM, and in their hosts' memory."""
+    caching = any(w["cached"] for w in workers)
     rows = (
         (
             w["id"],
@@ -100,12 +101,14 @@ def print_workers(out: Console, workers: Sequence[Json]) -> None:
                 f"{r['model']} {gib(r['bytes'])} {r['state']}{', pinned' if r['pinned'] else ''}"
                 for r in w["residents"]
             ),
+            *(["\n".join(w["cached"])] if caching else []),
             "draining" if w["draining"] else "busy" if w["busy"] else "idle",
             seconds(w["lease_age_s"]),
         )
         for w in workers
     )
-    _table(out, ("worker", "GPU", "VRAM used", "foreign", "residents", "doing", "seen"), rows)
+    cached = ["host RAM"] if caching else []  # Where no host keeps anything, a column less leaves room for the others.
+    _table(out, ("worker", "GPU", "VRAM used", "foreign", "residents", *cached, "doing", "seen"), rows)
 
 
 def print_models(out: Console, models: Sequence[Json]) -> None:

@@ -2,7 +2,7 @@
 
 from affinity.job import Job, StartKind
 from affinity.policy import Decision, GiveUp, Load, Serve, Unload, Wait
-from affinity.policy.eta import Eta
+from affinity.policy.eta import Eta, NoEta
 from affinity.policy.explain import Explanation, reason_of
 from affinity.wire import rfc3339
 
@@ -27,7 +27,8 @@ def waiting_json(explanation: Explanation, ahead: int, queued: int, waited_s: fl
         "candidates": [
             {"worker": c.worker, "standing": str(c.standing), "reason": c.reason} for c in explanation.candidates
         ],
-        "eta": explanation.eta and _eta_json(explanation.eta),
+        "eta": None if isinstance(explanation.eta, NoEta) else _eta_json(explanation.eta),
+        "no_eta": str(explanation.eta) if isinstance(explanation.eta, NoEta) else None,
     }
 
 
@@ -56,6 +57,7 @@ def _ran_json(job: Job) -> Json:
         "wait_for_load_s": load_s,
         "wait_in_queue_s": None if load_s is None or job.wait_s is None else job.wait_s - load_s,
         "load_s": job.load_s,
+        "evicted": None if job.evicted is None else list(job.evicted),
         "exec_s": job.exec_s,
         "total_s": ended,
     }
@@ -86,10 +88,18 @@ def _summary(job: Job, waiting: Json | None) -> str:
     model, error = job.spec.model, f": {job.error.message} ({job.error.code})" if job.error else ""
     if waiting:
         return f"number {waiting['position']} of {waiting['queued']} that wait for {model}"
+    if job.not_before is not None and not job.state.terminal:
+        failed = f"{job.attempts} attempts, {job.losses} lost"
+        return f"it failed ({failed}) and is tried again from {rfc3339(job.not_before)} on"
     if job.started_at is None:
         return f"{job.state} without a start{error}" if job.state.terminal else "it is about to start"
     if job.start is None:
         return f"{job.state} on {job.worker}{error}"
-    warm = job.start is StartKind.WARM
-    how = f"{model} was in VRAM" if warm else f"{model} was loaded for it in {job.load_s or 0.0:.3f} s"
+    how = f"{model} was in VRAM" if job.start is StartKind.WARM else _load(job)
     return f"{job.start} on {job.worker}: {how}; {job.state}{error}"
+
+
+def _load(job: Job) -> str:
+    """The load that a cold job caused. Of a victim it says nothing where nothing is known of any."""
+    took = f"{job.spec.model} was loaded for it in {job.load_s or 0.0:.3f} s"
+    return f"{took}, for which {', '.join(job.evicted)} had to go" if job.evicted else took

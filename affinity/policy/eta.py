@@ -2,12 +2,17 @@
 
 What it assumes: times measured so far hold on, and nothing arrives that goes first. Nothing is decided here: whoever
 plans for real decides at every step.
+
+It is work that may take a while, so it is done in steps: whoever drives them may do something else in between, and may
+say that it is enough.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from heapq import heappop, heappush
+from typing import TypeVar
 
 from affinity.fleet import Demand, FleetView, ModelFacts, Residency, ResidencyState, WorkerReport
 from affinity.policy.decisions import GiveUp, Load, Serve
@@ -23,6 +28,18 @@ LEAST_RESIDUAL = 0.5
 
 MOST_PLANS = 300
 """How far one looks ahead, in plans. A job further down starts as late as the pace until there lets expect."""
+
+T = TypeVar("T")
+
+Steps = Generator[None, bool | None, T]
+"""Work that stops after every plan it makes. Sent true, it comes to an end soon, with what it has found by then."""
+
+
+class NoEta(StrEnum):
+    """Why there is no estimate, in words."""
+
+    UNFORESEEABLE = "nothing says when it starts"
+    OUT_OF_TIME = "there was no time to look ahead far enough; ask again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +70,34 @@ def forecast(
     facts: Mapping[str, ModelFacts],
     now: float,
     tuning: Tuning,
-) -> Eta | None:
+) -> Steps[Eta | NoEta]:
     """For a job with ``ahead`` jobs of its model before it; ``demand`` must have the model.
 
-    ``None`` where it will not start as things stand: nobody can take it, or the plan gives it up.
+    ``UNFORESEEABLE`` where it will not start as things stand: nobody can take it, or the plan gives it up.
     """
     mine = demand[model]
     alone = [replace(each, queued=0) for each in demand.values() if each is not mine]
     last = replace(mine, oldest_at=now, summed_arrival_s=mine.queued * now)
+    turns: list[_Turn | None] = []
     # In this order, since the first says whether there is a start at all.
-    turns = [
-        _Course(fleet, queue, facts, now, tuning, residual).turn(model, ahead, created_at)
-        for queue, residual in (
-            (list(demand.values()), 1.0),
-            ([mine, *alone], 0.0),
-            ([last, *(each for each in demand.values() if each is not mine)], 2.0),
-        )
-    ]
-    return _eta(turns, fleet, facts[model]) if turns[0] else None
+    for queue, residual in (
+        (list(demand.values()), 1.0),
+        ([mine, *alone], 0.0),
+        ([last, *(each for each in demand.values() if each is not mine)], 2.0),
+    ):
+        course = _Course(fleet, queue, facts, now, tuning, residual)
+        turn = yield from course.turn(model, ahead, created_at)
+        if not turns and turn is None:
+            return NoEta.OUT_OF_TIME if course.cut_short else NoEta.UNFORESEEABLE
+        if not (turns and course.cut_short):  # Half a look at an end of the range says nothing of it.
+            turns.append(turn)
+        if course.cut_short:
+            break
+    return _eta(turns, fleet, facts[model])
 
 
 def _eta(turns: list[_Turn | None], fleet: FleetView, facts: ModelFacts) -> Eta:
-    expected, early, late = turns
+    expected, *ends = turns
     assert expected
     worker = fleet.workers.get(expected.worker)
     measured = worker is not None and worker.gpu.name in facts.measured
@@ -88,13 +111,20 @@ def _eta(turns: list[_Turn | None], fleet: FleetView, facts: ModelFacts) -> Eta:
     else:
         course = f"{expected.worker} {'loads it and then' if expected.after_load else 'holds it and'} has its turn"
     order = f"jobs of a model start in order, up to {facts.max_batch} at once, and none that arrives goes first"
-    low_s = min(expected.start_in_s, early.start_in_s if early else 0.0) / spread
-    high_s = max(expected.start_in_s, late.start_in_s if late else 0.0) * spread
-    return Eta(expected.start_in_s, low_s, high_s, (course, known, order))
+    assuming = [course, known, order]
+    if len(ends) < 2:
+        spread, ends = GUESSED_SPREAD, [None, None]
+        assuming.append("the range is a guess: there was no time to look at it")
+    start_in_s = expected.start_in_s
+    early_s, late_s = (end.start_in_s if end else 0.0 for end in ends)
+    return Eta(start_in_s, min(start_in_s, early_s) / spread, max(start_in_s, late_s) * spread, tuple(assuming))
 
 
 class _Course:
-    """The fleet as it goes on from one view. Holds what is so in thought; lives for one forecast."""
+    """The fleet as it goes on from one view. Holds what is so in thought; lives for one forecast.
+
+    ``cut_short``: it was told that it is enough before it came to the job's turn.
+    """
 
     def __init__(
         self,
@@ -106,6 +136,7 @@ class _Course:
         residual: float,
     ) -> None:
         """``residual``: what runs now takes so many times as long to its end as expected."""
+        self.cut_short = False
         self._facts = facts
         self._overlap = tuning.overlap
         self._began_at = self._now = now
@@ -123,9 +154,12 @@ class _Course:
         for each in self._demand.values():
             self._planner.ask(each)
 
-    def turn(self, model: str, ahead: int, created_at: float) -> _Turn | None:
+    def turn(self, model: str, ahead: int, created_at: float) -> Steps[_Turn | None]:
         """When ``ahead`` jobs of the model have started, and one more does."""
         for _ in range(MOST_PLANS):
+            if (yield):
+                self.cut_short = True
+                break
             made = self._planner.plan(self._now)
             if any(isinstance(each, GiveUp) and each.model == model for each in made.decisions):
                 return None
@@ -141,7 +175,8 @@ class _Course:
             # The planner must hear of what it decided before anything else happens, as it does where it is real.
             if not acted and not self._go_on(made.wake_at):
                 return None  # Something has to happen first that nobody can foresee.
-        return self._beyond(model, ahead, created_at)
+        # Where nobody has started, there is no pace to go by, unless nobody does for as long as is looked.
+        return self._beyond(model, ahead, created_at) if self._started or not self.cut_short else None
 
     def _go_on(self, wake_at: float | None) -> bool:
         """To the next instant at which something ends or the plan may change; false if there is none."""

@@ -1,7 +1,8 @@
 """Why a queued job waits: the plan's decision, every worker's standing, and when it may start.
 
 Nothing is decided here. The plan is the one that workers carry out; what a worker that was not chosen could do is found
-by asking ``plan`` what it would do if that worker were the only one and costs did not matter.
+by asking ``plan`` what it would do if that worker were the only one and costs did not matter. Each of these plans is a
+step; see ``affinity.policy.eta``.
 """
 
 from collections import defaultdict
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from affinity.fleet import GIB, Demand, FleetView, ModelFacts, ResidencyState, WorkerReport
 from affinity.policy.admission import fits_somewhere
 from affinity.policy.decisions import Decision, GiveUp, Load
-from affinity.policy.eta import Eta, forecast
+from affinity.policy.eta import Eta, NoEta, Steps, forecast
 from affinity.policy.ledger import VramLedger
 from affinity.policy.placement import plan
 from affinity.policy.tuning import DEFAULT, Tuning
@@ -48,11 +49,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``decision`` is what the plan says of the model; ``eta`` is ``None`` where nothing says when the job starts."""
+    """``decision`` is what the plan says of the model; ``eta`` when the job starts, or why nothing says so."""
 
     decision: Decision
     candidates: tuple[Candidate, ...]
-    eta: Eta | None
+    eta: Eta | NoEta
 
 
 def explain(
@@ -64,12 +65,14 @@ def explain(
     facts: Mapping[str, ModelFacts],
     now: float,
     tuning: Tuning = DEFAULT,
-) -> Explanation:
+) -> Steps[Explanation]:
     """For a job with ``ahead`` queued jobs of its model before it. ``demand`` must have an entry for the model.
 
-    The rest as for ``plan``. A model without facts has no candidates.
+    The rest as for ``plan``. A model without facts has no candidates. The candidates are always complete: it is the
+    estimate that is cut short where it is enough.
     """
-    return _Explainer(model, fleet, {d.model: d for d in demand}, facts, now, tuning).explain(ahead, created_at)
+    explainer = _Explainer(model, fleet, {d.model: d for d in demand}, facts, now, tuning)
+    return (yield from explainer.explain(ahead, created_at))
 
 
 class _Explainer:
@@ -96,22 +99,27 @@ class _Explainer:
             for resident in muted.residents:
                 self._beside[resident.model][name] = muted
 
-    def explain(self, ahead: int, created_at: float) -> Explanation:
+    def explain(self, ahead: int, created_at: float) -> Steps[Explanation]:
         decision = self._made.about(self._model)
         if self._model not in self._facts:
-            return Explanation(decision, (), None)
-        workers = [self._fleet.workers[name] for name in sorted(self._fleet.workers)]
-        candidates = tuple(Candidate(w.worker, *self._standing(w)) for w in workers)
-        eta = forecast(self._model, ahead, created_at, self._fleet, self._demand, self._facts, self._now, self._tuning)
-        return Explanation(decision, candidates, eta)
+            return Explanation(decision, (), NoEta.UNFORESEEABLE)
+        candidates, enough = [], False
+        for name in sorted(self._fleet.workers):
+            enough = bool((yield)) or enough
+            candidates.append(Candidate(name, *self._standing(self._fleet.workers[name])))
+        if enough:
+            return Explanation(decision, tuple(candidates), NoEta.OUT_OF_TIME)
+        eta = yield from forecast(
+            self._model, ahead, created_at, self._fleet, self._demand, self._facts, self._now, self._tuning
+        )
+        return Explanation(decision, tuple(candidates), eta)
 
     def _standing(self, worker: WorkerReport) -> tuple[Standing, str]:
         resident = next((r for r in worker.residents if r.model == self._model), None)
         if resident is None:
             return self._hindrance(worker) or self._offer(worker)
         if resident.state is ResidencyState.LOADING:
-            since_s = max(0.0, self._now - resident.loaded_at)
-            return Standing.LOADING, f"loads it, for {since_s:.1f} s so far"
+            return Standing.LOADING, f"loads it, for {self._since(resident.loaded_at)} so far"
         if resident.state is ResidencyState.DRAINING:
             return Standing.LEAVING, "evicts it now"
         return self._holding(worker)
@@ -126,8 +134,15 @@ class _Explainer:
             return Standing.CHOSEN, f"holds it and is free: {serve.reason}"
         if serve:
             return Standing.BUSY, f"holds it, but serves {serve.model} first: {serve.reason}"
-        running = [f"{r.model} for {max(0.0, self._now - r.last_used_at):.1f} s" for r in worker.residents if r.running]
-        return Standing.BUSY, f"holds it, busy with {', '.join(running)} so far"
+        if any(unload.model == self._model for unload in self._made.unloads(worker.worker)):
+            return Standing.LEAVING, "holds it, but evicts it once none of its jobs runs: asked for by hand"
+        if worker.busy:
+            running = (f"{r.model} for {self._since(r.last_used_at)}" for r in worker.residents if r.running)
+            return Standing.BUSY, f"holds it, busy with {', '.join(running)} so far"
+        if worker.loading:
+            loading = f"{worker.loading.model}, for {self._since(worker.loading.loaded_at)} so far"
+            return Standing.BUSY, f"holds it, but loads {loading}, and serves nothing beside that"
+        return Standing.BUSY, "holds it, but takes no work now"
 
     def _hindrance(self, worker: WorkerReport) -> tuple[Standing, str] | None:
         """Why it cannot load the model now, whatever else it holds; or that it is about to."""
@@ -177,6 +192,9 @@ class _Explainer:
         now = max(self._now, mine.summed_arrival_s / mine.queued)  # Else a job from a clock ahead of ours is not due.
         made = plan(alone, nearby, self._facts, now, at_any_cost)
         return next((d for d in made.decisions if isinstance(d, Load) and d.model == self._model), None)
+
+    def _since(self, instant: float) -> str:
+        return f"{max(0.0, self._now - instant):.1f} s"
 
     def _rather(self) -> str:
         decision = self._made.about(self._model)

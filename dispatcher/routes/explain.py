@@ -8,6 +8,7 @@ from affinity.job import Job, JobState
 from affinity.policy.explain import explain
 from affinity.policy.facts import with_rates
 from dispatcher.explain import Json, answer_json, waiting_json
+from dispatcher.explaining import Explaining
 from dispatcher.fleet_glance import FleetGlance
 from dispatcher.openapi import problems
 from dispatcher.render import JsonResponse
@@ -24,15 +25,16 @@ router = APIRouter(tags=["jobs"])
 )
 async def explained(request: Request, job_id: str) -> Response:
     """Queued: what the plan does for it, every worker's standing, when it may start. Started: where its time went."""
-    services = dispatcher_of(request).services
+    dispatcher = dispatcher_of(request)
+    services = dispatcher.services
     job = await services.store.get(job_id)
-    waiting = await _waiting(services, job) if job.state is JobState.QUEUED else None
+    waiting = await _waiting(services, dispatcher.explaining, job) if job.state is JobState.QUEUED else None
     if waiting is None and job.state is JobState.QUEUED:  # It has left the queue in the meantime.
         job = await services.store.get(job_id)
     return JsonResponse(answer_json(job, waiting))
 
 
-async def _waiting(services: Services, job: Job) -> Json | None:
+async def _waiting(services: Services, explaining: Explaining, job: Job) -> Json | None:
     """Why it waits; ``None`` if it does not any more."""
     model = job.spec.model
     glance, demand, rates, ahead = await asyncio.gather(
@@ -46,6 +48,5 @@ async def _waiting(services: Services, job: Job) -> Json | None:
         return None
     now = services.clock.now()
     rated = with_rates(demand, rates, glance.view)
-    # In a thread: it asks the plan once per worker, and a large fleet's answer must not hold up other requests.
-    found = await asyncio.to_thread(explain, model, ahead, job.created_at, glance.view, rated, glance.facts, now)
+    found = await explaining.found(explain(model, ahead, job.created_at, glance.view, rated, glance.facts, now))
     return waiting_json(found, ahead, max(mine.queued, ahead + 1), max(0.0, now - job.created_at))

@@ -90,7 +90,7 @@ def test_an_overload_says_when_to_come_back(kind: type[Overloaded]) -> None:
 
 def test_only_losses_that_are_not_the_jobs_fault_are_free() -> None:
     free = {c.__name__ for c in CLASSES if issubclass(c, Transient) and not c.uses_attempt}
-    assert free == {"OutOfVram", "WorkerLost", "StoppedWithBatch"}
+    assert free == {"OutOfVram", "WorkerLost", "StoppedWithBatch", "DiedWithBatch"}
 
 
 def test_a_wrong_field_is_named_in_the_message_and_beside_it() -> None:

@@ -19,9 +19,10 @@ from affinity.fleet import (
     WorkerReport,
 )
 from affinity.policy import GiveUp, Load, Serve, Wait, plan
-from affinity.policy.eta import GUESSED_SPREAD, MEASURED_SPREAD
+from affinity.policy.eta import GUESSED_SPREAD, MEASURED_SPREAD, Eta, NoEta
 from affinity.policy.explain import Explanation, Standing, _Explainer, explain
 from affinity.policy.tuning import DEFAULT
+from tests.support.steps import through
 
 NOW = 1_000_000.0
 LOAD_S = 4.0
@@ -60,7 +61,8 @@ def explained(
     **gib: float,
 ) -> Explanation:
     """Of the job of model ``a`` that has waited for a second."""
-    return explain("a", ahead, NOW - 1.0, FleetView.of(workers, claims), demand, facts(measured, **gib), NOW)
+    fleet = FleetView.of(workers, claims)
+    return through(explain("a", ahead, NOW - 1.0, fleet, demand, facts(measured, **gib), NOW))
 
 
 def standings(found: Explanation) -> dict[str, Standing]:
@@ -77,7 +79,7 @@ def test_a_free_holder_is_chosen_and_starts_it_now() -> None:
     assert standings(found) == {"w1": Standing.CHOSEN, "w2": Standing.HAS_ROOM}
     assert "holds it and is free" in reason(found, "w1")
     assert "8.0 GiB free" in reason(found, "w2")
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert (found.eta.low_s, found.eta.start_in_s, found.eta.high_s) == (0.0, 0.0, 0.0)
 
 
@@ -86,7 +88,7 @@ def test_a_busy_holder_is_said_to_be_busy_with_what_and_for_how_long() -> None:
     found = explained(held, demand=[waiting("a", 1.0)], a=4, b=4)
     assert standings(found) == {"w1": Standing.BUSY}
     assert "b for 0.2 s" in reason(found, "w1")
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == pytest.approx(0.75)
     # What runs there may end at once, or take twice as long as expected.
     assert found.eta.low_s == 0.0
@@ -97,7 +99,7 @@ def test_jobs_ahead_cost_a_batch_for_every_full_one() -> None:
     held = worker("w1", ready("a", running=1))
     for ahead, start_in_s in ((0, 1.0), (3, 1.0), (4, 2.0), (9, 3.0)):
         found = explained(held, demand=[waiting("a", *[1.0] * 10)], ahead=ahead, a=8)
-        assert found.eta is not None
+        assert isinstance(found.eta, Eta)
         assert found.eta.start_in_s == pytest.approx(start_in_s)
 
 
@@ -105,8 +107,8 @@ def test_older_jobs_of_another_model_on_the_same_gpu_go_first_and_younger_ones_o
     held = worker("w1", ready("a"), ready("b", running=1))
     older = explained(held, demand=[waiting("a", 1.0), waiting("b", *[9.0] * 8)], a=4, b=4).eta
     younger = explained(held, demand=[waiting("a", 1.0), waiting("b", *[0.1] * 8)], a=4, b=4).eta
-    assert older is not None
-    assert younger is not None
+    assert isinstance(older, Eta)
+    assert isinstance(younger, Eta)
     assert (older.start_in_s, younger.start_in_s) == (pytest.approx(3.0), pytest.approx(1.0))
     assert older.low_s == younger.low_s == 0.0
     assert older.high_s == younger.high_s == pytest.approx(4.0 * MEASURED_SPREAD)
@@ -135,7 +137,7 @@ def test_the_worker_that_loads_it_is_chosen_and_the_others_could_have() -> None:
     assert reason(found, "w1") == "would have to evict x (4.0 GiB needed, 0.0 GiB free); w2 costs less"
     assert "y runs" in reason(found, "w3")
     assert "z is pinned" in reason(found, "w4")
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == LOAD_S
     assert found.eta.high_s == LOAD_S * GUESSED_SPREAD
     assert "never measured" in found.eta.assuming[1]
@@ -144,7 +146,7 @@ def test_the_worker_that_loads_it_is_chosen_and_the_others_could_have() -> None:
 def test_a_load_that_runs_is_waited_for_as_long_as_it_has_left() -> None:
     found = explained(worker("w1", loading("a", 1.5)), worker("w2"), demand=[waiting("a", 1.0)], a=4)
     assert standings(found) == {"w1": Standing.LOADING, "w2": Standing.HAS_ROOM}
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == pytest.approx(LOAD_S - 1.5)
 
 
@@ -152,7 +154,7 @@ def test_a_claim_is_a_load_that_is_about_to_begin() -> None:
     found = explained(worker("w1"), worker("w2"), demand=[waiting("a", 1.0)], claims={"a": "w1", "b": "w2"}, a=4, b=4)
     assert standings(found) == {"w1": Standing.LOADING, "w2": Standing.LOADS_OTHER}
     assert reason(found, "w2") == "is loading b"
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == LOAD_S
 
 
@@ -161,7 +163,7 @@ def test_a_worker_that_loads_something_else_first_is_waited_for() -> None:
     assert isinstance(found.decision, Wait)
     assert standings(found) == {"w1": Standing.LOADS_OTHER}
     assert reason(found, "w1").startswith("loads b first: ")
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == pytest.approx(2 * LOAD_S)
 
 
@@ -170,7 +172,7 @@ def test_a_model_that_nobody_holds_waits_for_the_loads_of_those_before_it() -> N
     demand = [waiting(name, 100.0 - number) for number, name in enumerate("bcdea")]
     found = explained(worker("w1"), worker("w2"), demand=demand, **models)
     assert isinstance(found.decision, Wait)
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     # b and c, d and e, then a: a load each, and those before a run their job before they are victims.
     assert found.eta.start_in_s == pytest.approx(3 * LOAD_S + 2 * 1.0)
     assert found.eta.low_s == pytest.approx(LOAD_S / MEASURED_SPREAD)
@@ -181,8 +183,8 @@ def test_a_further_copy_that_will_be_bought_counts() -> None:
     queue = waiting("a", *[1.0] * 200)
     alone = explained(worker("w1", ready("a", running=1)), demand=[queue], ahead=199, a=4).eta
     helped = explained(worker("w1", ready("a", running=1)), worker("w2"), demand=[queue], ahead=199, a=4).eta
-    assert alone is not None
-    assert helped is not None
+    assert isinstance(alone, Eta)
+    assert isinstance(helped, Eta)
     assert alone.start_in_s == pytest.approx(50.0)
     assert helped.start_in_s == pytest.approx(LOAD_S + (50.0 - LOAD_S) / 2, abs=1.0)
 
@@ -190,7 +192,7 @@ def test_a_further_copy_that_will_be_bought_counts() -> None:
 def test_a_job_far_down_a_long_queue_is_expected_at_the_pace_of_its_beginning() -> None:
     queue = waiting("a", *[1.0] * 8000)
     found = explained(worker("w1", ready("a", running=1)), demand=[queue], ahead=7999, a=4).eta
-    assert found is not None
+    assert isinstance(found, Eta)
     assert found.start_in_s == pytest.approx(2000.0, rel=0.02)
     assert found.assuming[0] == "the queue gets on as it does at first"
 
@@ -198,7 +200,7 @@ def test_a_job_far_down_a_long_queue_is_expected_at_the_pace_of_its_beginning() 
 def test_an_estimate_is_none_where_nothing_says_when_it_starts() -> None:
     found = explained(worker("w1", ready("x", 8, pinned=True)), demand=[waiting("a", 1.0)], a=4, x=8)
     assert isinstance(found.decision, Wait)
-    assert found.eta is None
+    assert found.eta is NoEta.UNFORESEEABLE
 
 
 def test_those_that_cannot_take_it_say_why() -> None:
@@ -219,7 +221,7 @@ def test_those_that_cannot_take_it_say_why() -> None:
     }
     assert "takes 4.0 GiB and its GPU offers 2.0 GiB" in reason(found, "w1")
     assert "for 30 s more: weights are damaged (load_failed)" in reason(found, "w2")
-    assert found.eta is not None
+    assert isinstance(found.eta, Eta)
     assert found.eta.start_in_s == pytest.approx(30.0 + LOAD_S)
 
 
@@ -238,12 +240,12 @@ def test_a_job_the_plan_gives_up_has_no_estimate() -> None:
     found = explained(worker("w1", refusals=(hopeless,)), demand=[waiting("a", 1.0)], a=4)
     assert isinstance(found.decision, GiveUp)
     assert standings(found) == {"w1": Standing.REFUSES}
-    assert found.eta is None
+    assert found.eta is NoEta.UNFORESEEABLE
 
 
 def test_a_model_that_left_the_catalogue_has_no_candidates() -> None:
     found = explained(worker("w1"), demand=[waiting("a", 1.0)], b=4)
-    assert (found.candidates, found.eta) == ((), None)
+    assert (found.candidates, found.eta) == ((), NoEta.UNFORESEEABLE)
 
 
 def test_a_job_from_a_clock_ahead_of_ours_changes_no_standing() -> None:
@@ -287,12 +289,12 @@ def test_whatever_the_fleet_the_chosen_are_those_whom_the_plan_names_and_the_ran
     for _ in range(600):
         fleet, demand, known = random_case(rng)
         made = plan(fleet, demand, known, NOW)
-        found = explain("a", 0, NOW - 1.0, fleet, demand, known, NOW)
+        found = through(explain("a", 0, NOW - 1.0, fleet, demand, known, NOW))
         assert found.decision == made.about("a")
         named = {d.worker for d in made.decisions if isinstance(d, Load | Serve) and d.model == "a"}
         assert {name for name, standing in standings(found).items() if standing is Standing.CHOSEN} == named
         assert len(found.candidates) == len(fleet.workers)
-        if found.eta is not None:
+        if isinstance(found.eta, Eta):
             assert 0.0 <= found.eta.low_s <= found.eta.start_in_s <= found.eta.high_s
         if isinstance(found.decision, Load):
             loads += 1

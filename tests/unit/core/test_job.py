@@ -7,6 +7,7 @@ import pytest
 
 from affinity.errors import InvalidInput, InvariantBroken
 from affinity.job import (
+    RUNGS_S,
     TRANSITIONS,
     Attempt,
     JobError,
@@ -14,9 +15,11 @@ from affinity.job import (
     JobState,
     Outcome,
     StartKind,
+    backoff_s,
     check_job_id,
     check_model_name,
     check_transition,
+    rung_below,
 )
 
 ALLOWED = {
@@ -115,3 +118,21 @@ def test_what_a_producer_said_cannot_be_changed() -> None:
         SPEC.model = "n"  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
         Attempt("j", "t", "w", 1).token = "u"  # type: ignore[misc]
+
+
+def test_the_wait_doubles_with_each_failure_up_to_its_cap_and_is_spread_over_the_upper_half() -> None:
+    for failures in range(1, 101):
+        most_s = min(2.0**failures, RUNGS_S[-1])
+        chosen = {backoff_s(failures, dice) for dice in range(12)}
+        assert chosen == {most_s / 2, most_s * 3 / 4, most_s}
+
+
+def test_every_wait_has_its_queue() -> None:
+    assert {backoff_s(failures, dice) for failures in range(1, 101) for dice in range(3)} == set(RUNGS_S)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "wait_s"), [(100.0, 64.0), (64.0, 64.0), (63.9, 48.0), (1.0, 1.0), (0.1, 1.0), (-5.0, 1.0)]
+)
+def test_a_wait_ends_by_then_unless_the_shortest_is_too_long(left_s: float, wait_s: float) -> None:
+    assert rung_below(left_s) == wait_s

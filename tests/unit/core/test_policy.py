@@ -218,10 +218,25 @@ def test_what_fits_nowhere_waits_a_while_for_a_larger_gpu_and_then_fails() -> No
 
 def test_the_refusal_of_a_misfit_has_its_size_and_the_largest_gpu() -> None:
     fleet = FleetView.of([worker("w1", gib=8), worker("w2", gib=24), worker("w3", gib=16)])
-    said = r"model a takes 30\.0 GiB and the largest GPU \(Fake of worker w2\) offers 24\.0 GiB"
-    with pytest.raises(NeverFits, match=said):
+    with pytest.raises(NeverFits) as caught:
         check_fits(facts(a=30)["a"], fleet)
+    assert caught.value.message == (
+        "model a takes 30.0 GiB by the catalogue (vram_gib of its entry, else the size of its weights), and the "
+        "largest GPU (Fake of worker w2) offers 24.0 GiB: correct vram_gib if that is too much; else add a larger GPU "
+        "or use a smaller model"
+    )
     check_fits(facts(a=24)["a"], fleet)
+
+
+def test_of_a_misfit_that_was_measured_on_that_type_it_is_said_that_the_catalogue_has_no_say_any_more() -> None:
+    fleet, declared = FleetView.of([worker("w1", gib=8)]), facts(a=4)["a"]
+    measured = replace(declared, measured={"Fake": Measurement(9 * GIB, LOAD_S, 1.0)})
+    with pytest.raises(NeverFits) as caught:
+        check_fits(measured, fleet)
+    assert caught.value.message == (
+        "model a takes 9.0 GiB as measured on that type of GPU (where vram_gib no longer counts), and the "
+        "largest GPU (Fake of worker w1) offers 8.0 GiB: add a larger GPU or use a smaller model"
+    )
 
 
 def test_with_nobody_there_who_could_tell_everything_may_be_asked_for() -> None:

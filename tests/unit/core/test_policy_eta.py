@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from affinity.fleet import Demand, FleetView, ModelFacts, ResidencyState, WorkerReport
-from affinity.policy.eta import GUESSED_SPREAD, MEASURED_SPREAD, MOST_PLANS, Eta, forecast
+from affinity.policy.eta import GUESSED_SPREAD, MEASURED_SPREAD, MOST_PLANS, Eta, NoEta, forecast
 from affinity.policy.tuning import Tuning
 from tests.support.policy_fleets import LOAD_S, NOW, RULES, TYPE, asked, known, resident, waiting, worker
+from tests.support.steps import through
 
 LOADING, DRAINING = ResidencyState.LOADING, ResidencyState.DRAINING
 BLOCKING = replace(RULES, overlap=False)
@@ -23,14 +24,16 @@ def eta(
     created_s: float = 1.0,
     claims: dict[str, str] | None = None,
     tuning: Tuning = RULES,
-) -> Eta | None:
+    enough_after: int | None = None,
+) -> Eta | NoEta:
     """Of a job of ``a``."""
     fleet, queues = FleetView.of(workers, claims), {each.model: each for each in demand}
-    return forecast("a", ahead, NOW - created_s, fleet, queues, facts or known(a=4, b=4, x=4), NOW, tuning)
+    steps = forecast("a", ahead, NOW - created_s, fleet, queues, facts or known(a=4, b=4, x=4), NOW, tuning)
+    return through(steps, enough_after)
 
 
-def start(found: Eta | None) -> float:
-    assert found is not None
+def start(found: Eta | NoEta) -> float:
+    assert isinstance(found, Eta)
     return found.start_in_s
 
 
@@ -51,7 +54,7 @@ def test_a_batch_that_runs_has_the_rest_of_its_mean_left_and_never_less_than_hal
 ) -> None:
     busy = worker("w1", resident("a"), resident("b", running=1, used_s=ran_s))
     found = eta(busy, demand=[waiting("a", 1.0)], facts=known(exec_s=2.0, a=4, b=4))
-    assert found is not None
+    assert isinstance(found, Eta)
     assert (found.low_s, found.start_in_s) == (0.0, left_s)
     assert found.high_s == 2 * left_s * MEASURED_SPREAD
 
@@ -62,13 +65,14 @@ def test_a_load_that_runs_has_the_rest_of_its_time_left_and_never_less_than_noth
 ) -> None:
     found = eta(worker("w1", resident("a", state=LOADING, loaded_s=since_s)), demand=[waiting("a", 1.0)])
     assert start(found) == left_s
-    assert found is not None
+    assert isinstance(found, Eta)
     assert found.assuming[0] == "w1 loads it and then has its turn"
 
 
 def test_a_worker_that_runs_or_loads_what_nobody_knows_is_not_counted_on() -> None:
     for other in (resident("strange", running=1), resident("strange", state=LOADING)):
-        assert eta(worker("w1", resident("a"), other), demand=[waiting("a", 1.0)], tuning=BLOCKING) is None
+        found = eta(worker("w1", resident("a"), other), demand=[waiting("a", 1.0)], tuning=BLOCKING)
+        assert found is NoEta.UNFORESEEABLE
 
 
 def test_what_nobody_knows_hides_nothing_that_loads_beside_it() -> None:
@@ -154,7 +158,7 @@ def test_a_holder_that_comes_too_late_for_one_queue_serves_another_at_once() -> 
 def test_a_queue_that_is_given_up_is_nobody_elses_end() -> None:
     demand = [waiting("a", 1.0), waiting("b", RULES.misfit_s)]
     assert start(eta(worker("w1"), demand=demand, facts=known(a=4, b=9))) == LOAD_S
-    assert eta(worker("w1"), demand=[waiting("a", RULES.misfit_s)], facts=known(a=9)) is None
+    assert eta(worker("w1"), demand=[waiting("a", RULES.misfit_s)], facts=known(a=9)) is NoEta.UNFORESEEABLE
 
 
 def test_two_holders_share_a_queue_and_a_third_one_gets_none_of_it() -> None:
@@ -162,7 +166,7 @@ def test_two_holders_share_a_queue_and_a_third_one_gets_none_of_it() -> None:
     queue = waiting("a", *[1.0] * 16)
     assert [start(eta(*holders[:2], demand=[queue], ahead=ahead)) for ahead in (7, 8, 15)] == [0.0, 1.0, 1.0]
     found = eta(*holders, demand=[waiting("a", *[1.0] * 8)], ahead=7)
-    assert found is not None
+    assert isinstance(found, Eta)
     assert (found.start_in_s, found.assuming[0]) == (0.0, "w2 holds it and has its turn")
 
 
@@ -174,12 +178,12 @@ def test_the_range_is_from_nobody_before_it_to_everybody_and_wider_where_times_a
     older = [waiting("a", 1.0), waiting("b", 1.5)]
     for demand, start_in_s in ((younger, 0.625), (older, 1.625)):
         found = eta(busy, demand=demand, facts=facts)
-        assert found is not None
+        assert isinstance(found, Eta)
         assert (found.low_s, found.start_in_s) == (0.0, start_in_s)
         assert found.high_s == 2.25 * MEASURED_SPREAD
     guessed = {name: replace(each, measured={}) for name, each in facts.items()}
     found = eta(busy, demand=older, facts=guessed)
-    assert found is not None
+    assert isinstance(found, Eta)
     assert found.high_s == 2.25 * GUESSED_SPREAD
     assert found.assuming[1:] == (
         "times are guesses: the model was never measured on this type of GPU",
@@ -189,7 +193,7 @@ def test_the_range_is_from_nobody_before_it_to_everybody_and_wider_where_times_a
 
 def test_a_load_takes_a_share_less_at_best() -> None:
     found = eta(worker("w1"), demand=[waiting("a", 1.0), waiting("b", 2.0)])
-    assert found is not None
+    assert isinstance(found, Eta)
     assert (found.low_s, found.start_in_s) == (LOAD_S / MEASURED_SPREAD, 2 * LOAD_S)
     assert found.assuming[1] == "times are as measured on this type of GPU"
 
@@ -199,7 +203,7 @@ def test_at_worst_a_queue_has_to_pay_for_an_eviction_as_if_it_had_just_come() ->
     full, demand = worker("w1", resident("x", 8)), [waiting("a", 10.0), asked("x", 1.0)]
     pays_after_s = RULES.first_rent * LOAD_S * 60 / 61
     found = eta(full, demand=demand, facts=known(a=8, x=8))
-    assert found is not None
+    assert isinstance(found, Eta)
     assert found.start_in_s == LOAD_S
     assert found.high_s == pytest.approx((pays_after_s + LOAD_S) * MEASURED_SPREAD)
     late = eta(full, demand=[waiting("a", 1.0), asked("x", 1.0)], facts=known(a=8, x=8))
@@ -279,7 +283,7 @@ def test_whom_a_load_evicts_has_to_be_loaded_again() -> None:
 def test_a_job_far_down_its_own_queue_starts_at_the_pace_of_its_beginning() -> None:
     found = eta(worker("w1", resident("a")), demand=[waiting("a", *[1.0] * 2000)], ahead=1999)
     assert start(found) == pytest.approx(BATCHES * 2000 / (4 * BATCHES))
-    assert found is not None
+    assert isinstance(found, Eta)
     assert found.assuming[0] == "the queue gets on as it does at first"
     assert found.high_s == found.start_in_s * GUESSED_SPREAD, "no worker, so none whose times were measured"
 
@@ -308,3 +312,38 @@ def test_where_nothing_starts_as_far_as_is_looked_the_jobs_before_it_take_that_t
     last = worker("last", resident("a", state=LOADING, loaded_s=-1000.0))
     found = eta(*arriving, last, demand=[evenly("a", 3, 30.0, 10.0)], ahead=2, created_s=10.0)
     assert start(found) == pytest.approx((LOAD_S + MOST_PLANS - 1) * (1 + 3))
+
+
+# -- where the time is up ----------------------------------------------------------------------------------------------
+
+
+def test_told_to_end_before_anything_has_started_it_says_that_there_was_no_time() -> None:
+    for plans in (1, 2):
+        found = eta(worker("w1"), demand=[waiting("a", 1.0)], enough_after=plans)
+        assert found is NoEta.OUT_OF_TIME
+
+
+def test_told_to_end_while_its_queue_gets_on_it_goes_by_the_pace_until_there() -> None:
+    """Batch after batch of four, one second each: a plan starts one, the next waits for its end."""
+    queue = [waiting("a", *[1.0] * 400)]
+    found = eta(worker("w1", resident("a")), demand=queue, ahead=399, enough_after=20)
+    assert isinstance(found, Eta)
+    seen_s = 9.0
+    assert start(found) == pytest.approx(seen_s * 400 / (4 * (seen_s + 1)))
+    assert found.assuming[0] == "the queue gets on as it does at first"
+    assert found.assuming[-1] == "the range is a guess: there was no time to look at it"
+    assert (found.low_s, found.high_s) == (0.0, start(found) * GUESSED_SPREAD)
+
+
+def test_told_to_end_once_the_turn_is_known_only_the_range_is_a_guess() -> None:
+    """The whole range is looked at by as many steps as an undisturbed forecast takes."""
+    busy = worker("w1", resident("a"), resident("b", running=1, used_s=0.375))
+    demand = [waiting("a", 1.0), waiting("b", 1.5)]
+    whole = eta(busy, demand=demand)
+    founds = [eta(busy, demand=demand, enough_after=plans) for plans in range(1, 30)]
+    assert founds[-1] == whole
+    guessed = [f for f in founds if isinstance(f, Eta) and f.assuming[-1].startswith("the range is a guess")]
+    assert guessed
+    assert isinstance(whole, Eta)
+    assert (guessed[-1].start_in_s, guessed[-1].low_s) == (whole.start_in_s, 0.0)
+    assert guessed[-1].high_s == whole.start_in_s * GUESSED_SPREAD

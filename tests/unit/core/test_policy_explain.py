@@ -1,14 +1,21 @@
 """What a worker that was not chosen could do, and what it says of the decision that was made."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from types import FrameType
+
+import pytest
 
 from affinity.fleet import GIB, Demand, FleetView, Refusal, ResidencyState, WorkerReport
 from affinity.job import JobError
-from affinity.policy import GiveUp, Load, Serve, Wait
+from affinity.orders import Action, Order
+from affinity.policy import GiveUp, Load, Planner, Serve, Wait
+from affinity.policy.eta import Eta, NoEta, Steps
 from affinity.policy.explain import Explanation, Standing, explain, reason_of
 from affinity.policy.tuning import Tuning
 from tests.support.policy_fleets import LOAD_S, NOW, RULES, asked, known, resident, waiting, worker
+from tests.support.steps import through
 
 LOADING, DRAINING = ResidencyState.LOADING, ResidencyState.DRAINING
 
@@ -18,10 +25,12 @@ def explained(
     demand: Iterable[Demand],
     claims: dict[str, str] | None = None,
     tuning: Tuning = RULES,
+    orders: Iterable[Order] = (),
     **gib: float,
 ) -> Explanation:
     """Of the job of model ``a`` that has waited for a second."""
-    return explain("a", 0, NOW - 1.0, FleetView.of(workers, claims), demand, known(**gib), NOW, tuning)
+    fleet = FleetView.of(workers, claims, orders)
+    return through(explain("a", 0, NOW - 1.0, fleet, demand, known(**gib), NOW, tuning))
 
 
 def candidate(found: Explanation, name: str) -> tuple[Standing, str]:
@@ -127,8 +136,9 @@ def test_the_estimate_of_a_job_far_down_counts_the_jobs_that_came_before_it() ->
     """Of b's 4,000 jobs half came before it, and four start in a second."""
     older = Demand("b", 4000, NOW - 3000, 4000 * (NOW - 2000.0))
     held = FleetView.of([worker("w1", resident("a", 1), resident("b", 1))])
-    found = explain("a", 0, NOW - 2000.0, held, [waiting("a", 2000.0), older], known(a=1, b=1), NOW, RULES).eta
-    assert found is not None
+    steps = explain("a", 0, NOW - 2000.0, held, [waiting("a", 2000.0), older], known(a=1, b=1), NOW, RULES)
+    found = through(steps).eta
+    assert isinstance(found, Eta)
     assert round(found.start_in_s) == 500
 
 
@@ -224,8 +234,8 @@ def test_a_decisions_reason_is_what_it_says_of_itself_and_of_a_queue_given_up_th
 
 
 def test_an_unknown_model_has_its_decision_and_nothing_else() -> None:
-    found = explain("a", 0, NOW, FleetView.of([worker("w1")]), [waiting("a", 1.0)], {}, NOW)
-    assert found == Explanation(Wait("a", None, "the catalogue here does not have it"), (), None)
+    found = through(explain("a", 0, NOW, FleetView.of([worker("w1")]), [waiting("a", 1.0)], {}, NOW))
+    assert found == Explanation(Wait("a", None, "the catalogue here does not have it"), (), NoEta.UNFORESEEABLE)
 
 
 def test_the_tuning_is_the_plans() -> None:
@@ -234,3 +244,66 @@ def test_the_tuning_is_the_plans() -> None:
     for overlap, standing in ((True, Standing.CHOSEN), (False, Standing.BUSY)):
         found = explained(holder, demand=[waiting("a", 1.0)], tuning=replace(RULES, overlap=overlap), a=1, x=1)
         assert candidate(found, "w1")[0] is standing
+
+
+def test_a_holder_that_can_only_load_says_what_and_since_when() -> None:
+    holder = worker("w1", resident("a", 1), resident("x", 1, LOADING, loaded_s=1.5))
+    found = explained(holder, demand=[waiting("a", 1.0)], tuning=replace(RULES, overlap=False), a=1, x=1)
+    said = "holds it, but loads x, for 1.5 s so far, and serves nothing beside that"
+    assert candidate(found, "w1") == (Standing.BUSY, said)
+
+
+def test_a_holder_that_an_operator_has_evict_it_says_so_though_it_is_free() -> None:
+    order = Order("o1", Action.UNLOAD, "a", "w1", NOW, NOW + 600.0, "key")
+    found = explained(worker("w1", resident("a")), demand=[waiting("a", 1.0)], orders=[order], a=4)
+    said = "holds it, but evicts it once none of its jobs runs: asked for by hand"
+    assert candidate(found, "w1") == (Standing.LEAVING, said)
+
+
+def cold_fleet(models: int, workers: int) -> Steps[Explanation]:
+    """Everything is asked for, nothing is loaded; explains the first of them."""
+    names = [f"m{number}" for number in range(models)]
+    fleet = FleetView.of(worker(f"w{number}", gib=24) for number in range(workers))
+    queues = [waiting(name, *(1.0 + number / models + job for job in range(5))) for number, name in enumerate(names)]
+    sizes = {name: 4.0 + number % 13 for number, name in enumerate(names)}
+    return explain(names[0], 4, NOW - 1.0, fleet, queues, known(**sizes), NOW)
+
+
+def plans_by_step(steps: Steps[Explanation]) -> list[int]:
+    """How many plans of a fleet were made in each step."""
+    counts, done = [0], object()
+    taken = iter(steps)
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        counts[-1] += event == "call" and frame.f_code is Planner.plan.__code__
+
+    sys.setprofile(count)
+    try:
+        while next(taken, done) is not done:
+            counts.append(0)
+    finally:
+        sys.setprofile(None)
+    return counts
+
+
+@pytest.mark.parametrize(("models", "workers"), [(16, 4), (200, 8)])
+def test_no_step_makes_more_than_one_plan_however_many_models_are_cold(models: int, workers: int) -> None:
+    """Whoever drives the steps can let others have their turn after each plan."""
+    counts = plans_by_step(cold_fleet(models, workers))
+    assert max(counts) == 1
+    assert sum(counts) > 2 * models, "there is much to be planned"
+
+
+def test_an_explanation_that_is_told_to_end_has_all_candidates_and_no_estimate() -> None:
+    whole, cut = through(cold_fleet(16, 4)), through(cold_fleet(16, 4), enough_after=1)
+    assert cut == Explanation(whole.decision, whole.candidates, NoEta.OUT_OF_TIME)
+    assert isinstance(whole.eta, Eta)
+
+
+def test_told_to_end_after_the_last_candidate_it_does_not_begin_to_look_ahead() -> None:
+    steps = cold_fleet(16, 4)
+    for _ in range(4):
+        next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(True)
+    assert end.value.value.eta is NoEta.OUT_OF_TIME

@@ -6,12 +6,28 @@ from dataclasses import replace
 from rich.console import Console
 
 from affinity.fleet import GIB, Measurement, Residency, ResidencyState
-from affinity.job import Attempt, Job, JobError, Outcome, StartKind
+from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind
 from affinity.policy import plan
 from affinity.policy.facts import facts_of, with_rates
 from dispatcher.cli_output import print_explanation
+from dispatcher.explain import answer_json
+from dispatcher.explaining import PATIENCE_S, Explaining
+from tests.support.clock import FakeClock
 from tests.support.dispatcher import CATALOG, DispatcherWorld
 from tests.support.job_samples import a_report
+
+
+def an_end(evicted: tuple[str, ...] = ()) -> Outcome:
+    """Of a job that was started cold."""
+    return Outcome(StartKind.COLD, load_s=2.0, exec_s=0.25, evicted=evicted)
+
+
+class Hurrying(FakeClock):
+    """Between any two looks at it as much time passes as anybody is to wait for an explanation."""
+
+    def monotonic(self) -> float:
+        self.advance(PATIENCE_S)
+        return super().monotonic()
 
 
 async def submit(world: DispatcherWorld, job_id: str, model: str = "big") -> None:
@@ -62,6 +78,7 @@ async def test_a_waiting_job_is_explained_by_the_plan_that_workers_carry_out(wor
     }
     assert [(c["worker"], c["standing"]) for c in waiting["candidates"]] == [("w1", "chosen"), ("w2", "no_room")]
     assert waiting["eta"]["start_in_s"] == 2.0 + 0.5, "the load, then the batch of the job before it"
+    assert waiting["no_eta"] is None
     text = printed(found)
     assert "number 2 of 2" in text
     assert "plan: load by w1: 2 queued and nobody holds it" in text
@@ -77,6 +94,7 @@ async def test_without_workers_there_are_no_candidates_and_no_estimate(world: Di
     waiting = found["waiting"]
     assert isinstance(waiting, dict)
     assert (waiting["candidates"], waiting["eta"], waiting["decision"]["kind"]) == ([], None, "wait")
+    assert waiting["no_eta"] == "nothing says when it starts"
     assert "nothing says when it starts" in printed(found)
 
 
@@ -88,7 +106,7 @@ async def test_a_cold_job_says_who_loaded_its_model_and_where_its_time_went(worl
     await world.stores.jobs.start([(attempt, job.spec, job.created_at)], world.clock.now())
     running = await explained(world, "j1")
     world.clock.advance(0.5)
-    await world.stores.jobs.finish(attempt, Outcome(StartKind.COLD, load_s=2.0, exec_s=0.25), world.clock.now())
+    await world.stores.jobs.finish(attempt, an_end(evicted=("echo", "minilm-l6-v2")), world.clock.now())
     found = await explained(world, "j1")
 
     assert running["summary"] == "running on w1"
@@ -100,11 +118,14 @@ async def test_a_cold_job_says_who_loaded_its_model_and_where_its_time_went(worl
         "wait_for_load_s": 2.0,
         "wait_in_queue_s": 1.0,
         "load_s": 2.0,
+        "evicted": ["echo", "minilm-l6-v2"],
         "exec_s": 0.25,
         "total_s": 3.5,
     }
     assert (found["attempts"], found["losses"]) == (1, 0)
-    assert found["summary"] == "cold on w1: big was loaded for it in 2.000 s; succeeded"
+    assert found["summary"] == (
+        "cold on w1: big was loaded for it in 2.000 s, for which echo, minilm-l6-v2 had to go; succeeded"
+    )
     assert "wait for load 2.000 s" in printed(found)
 
 
@@ -114,11 +135,13 @@ async def test_a_job_that_came_in_the_middle_of_a_load_waited_for_no_more_of_it_
     attempt = Attempt("j1", "token", "w1", 1)
     world.clock.advance(0.5)
     await world.stores.jobs.start([(attempt, job.spec, job.created_at)], world.clock.now())
-    await world.stores.jobs.finish(attempt, Outcome(StartKind.COLD, load_s=2.0, exec_s=0.25), world.clock.now())
+    await world.stores.jobs.finish(attempt, an_end(), world.clock.now())
 
-    ran = (await explained(world, "j1"))["ran"]
+    found = await explained(world, "j1")
 
+    ran = found["ran"]
     assert isinstance(ran, dict)
+    assert (ran["evicted"], found["summary"]) == ([], "cold on w1: big was loaded for it in 2.000 s; succeeded")
     assert (ran["wait_for_load_s"], ran["wait_in_queue_s"], ran["load_s"]) == (0.5, 0.0, 2.0)
 
 
@@ -132,6 +155,30 @@ async def test_a_warm_failure_and_a_job_that_never_started_say_so(world: Dispatc
 
     assert failed["summary"] == "warm on w1: echo was in VRAM; failed: it raised (job_failed)"
     assert (cancelled["summary"], cancelled["ran"]) == ("cancelled without a start", None)
+    assert isinstance(failed["ran"], dict)
+    assert failed["ran"]["evicted"] is None
+
+
+async def test_of_a_cold_job_whose_record_does_not_say_whom_its_load_evicted_nothing_is_said(world: DispatcherWorld):
+    """It was written by a worker of an earlier version."""
+    job = Job(JobSpec("j1", "big", 1), JobState.SUCCEEDED, 1.0, 2.0, 3.0, worker="w1", start=StartKind.COLD, load_s=0.5)
+    answer = answer_json(job, None)
+    assert answer["summary"] == "cold on w1: big was loaded for it in 0.500 s; succeeded"
+    assert isinstance(answer["ran"], dict)
+    assert answer["ran"]["evicted"] is None
+
+
+async def test_an_explanation_that_takes_too_long_says_that_there_was_no_time_for_an_estimate(world: DispatcherWorld):
+    await world.stores.fleet.report(a_report("w1"))
+    await submit(world, "j1")
+    hurried = replace(world.dispatcher, explaining=Explaining(Hurrying(), lambda _: None))
+    world.app.state.dispatcher = hurried
+
+    waiting = (await explained(world, "j1"))["waiting"]
+
+    assert isinstance(waiting, dict)
+    assert (waiting["eta"], waiting["no_eta"]) == (None, "there was no time to look ahead far enough; ask again")
+    assert [c["worker"] for c in waiting["candidates"]] == ["w1"]
 
 
 async def test_a_job_that_leaves_the_queue_while_it_is_explained_is_explained_as_what_it_became(
