@@ -11,6 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+AUDIT := $(VENV)/audit
 COMPOSE_FILE := docker-compose.gpu.yml
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; \
 	else command -v docker-compose || command -v podman-compose; fi)
@@ -34,6 +35,10 @@ run: ready ## keep the system up in the foreground (WORKERS=3 and every setting 
 test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
 
+.PHONY: test-chaos
+test-chaos: ready ## faults at random while jobs run, then a reckoning (ARGS="--jobs 20000 --faults 200 --seed 0")
+	@$(PY) -m tests.chaos $(ARGS)
+
 .PHONY: mutants
 mutants: $(INSTALLED) ## break the policy in one place at a time: do its tests notice? (ARGS="eta ledger" for some files)
 	@$(PY) -m tests.support.mutants $(ARGS)
@@ -44,6 +49,14 @@ check: $(INSTALLED) ## lint, format, types, import contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# Not a part of check: what is known of a package's flaws is on the network, so without it there is nothing to compare.
+.PHONY: audit
+audit: python-there ## look up known flaws of the packages in constraints.txt (needs the network: asks PyPI)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet \
+		--disable-pip-version-check pip-audit; } || { echo "audit: pip-audit cannot be installed; nothing was checked" >&2; exit 1; }
+	@$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off || { \
+		echo "audit: not passed. Without a table above, the network failed and nothing was checked" >&2; exit 1; }
 
 .PHONY: bench
 bench: ready ## measure what the dispatcher adds to a bare publish and consume

@@ -10,9 +10,9 @@ AffinityError
 +- Overloaded          REFUSE       ``retry_after_s`` says when to try again
 |  +- QueueFull, BrokerUnavailable, StoreUnavailable
 +- Transient           RETRY        another attempt may succeed
-|  +- LoadTimeout, JobTimeout, ExecutorDied, StoppedWithBatch, OutOfVram, WorkerLost
+|  +- LoadTimeout, JobTimeout, ExecutorDied, StoppedWithBatch, DiedWithBatch, OutOfVram, WorkerLost
 +- Permanent           DEAD_LETTER  another attempt cannot succeed
-|  +- UndecodableMessage, LoadFailed, JobFailed, AttemptsExhausted, CatalogInvalid
+|  +- UndecodableMessage, LoadFailed, JobFailed, AttemptsExhausted, Quarantined, Undeliverable, CatalogInvalid
 +- InvariantBroken     STOP         a bug: the process stops, it is never retried silently
 """
 
@@ -157,10 +157,14 @@ class Overloaded(AffinityError):
 
 
 class QueueFull(Overloaded):
-    """A bounded queue has no room."""
+    """A bounded queue has no room. ``bound``: which, as ``tenant``, ``model`` or ``all``."""
 
     code = "overloaded"
     status = 429
+
+    def __init__(self, message: str, retry_after_s: float = 1.0, bound: str = "all") -> None:
+        super().__init__(message, retry_after_s)
+        self.bound = bound
 
 
 class BrokerUnavailable(Overloaded):
@@ -211,6 +215,13 @@ class StoppedWithBatch(Transient):
     uses_attempt = False
 
 
+class DiedWithBatch(Transient):
+    """The executor died under several jobs, and which of them killed it is not known yet: each runs alone next."""
+
+    code = "died_with_batch"
+    uses_attempt = False
+
+
 class OutOfVram(Transient):
     """The GPU had less memory than the footprint promised."""
 
@@ -254,6 +265,18 @@ class AttemptsExhausted(Permanent):
     """The last allowed attempt failed."""
 
     code = "attempts_exhausted"
+
+
+class Quarantined(Permanent):
+    """Executors keep dying under this job. It is kept away from them until somebody has seen why."""
+
+    code = "quarantined"
+
+
+class Undeliverable(Permanent):
+    """The broker delivered the job again and again, and nobody could take it."""
+
+    code = "undeliverable"
 
 
 class CatalogInvalid(Permanent):

@@ -21,8 +21,21 @@ DEFAULT_MAX_ATTEMPTS = 3
 MAX_LOSSES = 10
 """Attempts lost through no fault of the job (worker lost, out of memory) before it gives up; bounded on their own."""
 
+MAX_LIVES = 10
+"""Earlier lives of a job that are kept."""
+
+MAX_DEATHS = 3
+"""Executors that may die under a job before it is quarantined."""
+
+RUNGS_S = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0)
+"""Every time a job may be told to wait before it is tried again: each has a queue of its own on the broker."""
+
+DUE_SLACK_S = 0.5
+"""A job that comes back from its wait by this much too early is started all the same: clocks are never quite equal."""
+
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}\Z")
 _MODEL = re.compile(r"[A-Za-z0-9._:/\-]{1,128}\Z")
+_TENANT = re.compile(r"[A-Za-z0-9._\-]{0,64}\Z")
 
 
 class JobState(StrEnum):
@@ -81,12 +94,36 @@ def check_model_name(name: str) -> str:
     return name
 
 
+def check_tenant(name: str) -> str:
+    """The name of a tenant (empty: nobody's), or ``InvalidInput``: it is part of keys, so it has no colon in it."""
+    if not _TENANT.match(name):
+        raise InvalidInput("must be at most 64 letters, digits or . _ -", "tenant")
+    return name
+
+
+def backoff_s(failures: int, dice: int) -> float:
+    """How long a job waits after its ``failures``-th failure: half of 2, 4, 8, ... 64 s to all of it, as the dice fall.
+
+    What failed together does not all come back together.
+    """
+    most_s = min(2.0 ** min(failures, len(RUNGS_S)), RUNGS_S[-1])
+    near = [rung_s for rung_s in RUNGS_S if most_s / 2 <= rung_s <= most_s]
+    return near[dice % len(near)]
+
+
+def rung_below(left_s: float) -> float:
+    """The longest wait there is that is over by then; the shortest, where all are longer."""
+    return max((rung_s for rung_s in RUNGS_S if rung_s <= left_s), default=RUNGS_S[0])
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """What the producer asked for.
 
-    ``input`` and the values of ``metadata`` are JSON values. ``ttl_s`` bounds the wait before the first start,
-    ``timeout_s`` one attempt (``None``: the model's own), ``max_attempts`` the attempts that are the job's own fault.
+    ``input`` and the values of ``metadata`` are JSON values. ``ttl_s`` bounds the wait before the first start, and
+    every wait after a failure: no attempt begins when so much time has passed since the job was accepted.
+    ``timeout_s`` bounds one attempt (``None``: the model's own), ``max_attempts`` those that are the job's own fault.
+    ``tenant``: whose job it is; empty where keys have no tenants, and for jobs published without HTTP.
     """
 
     id: str
@@ -96,11 +133,14 @@ class JobSpec:
     timeout_s: float | None = None
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     metadata: Mapping[str, object] = field(default_factory=dict)
+    tenant: str = ""
 
     @property
     def digest(self) -> str:
         """Hash of the content without the id: the same id with another digest is a conflict."""
         content = [self.model, self.input, self.ttl_s, self.timeout_s, self.max_attempts, dict(self.metadata)]
+        if self.tenant:  # Another tenant's job of that id is another job.
+            content.append(self.tenant)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -114,10 +154,26 @@ class JobError:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """One life of a job that was put back from the dead letters, from its acceptance to its failure."""
+
+    created_at: float
+    finished_at: float
+    attempts: int
+    losses: int
+    deaths: int
+    worker: str | None
+    error: JobError
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as the store knows it. Instants are epoch seconds; durations are seconds measured on one machine.
 
-    ``attempts`` counts starts that may be held against the job; ``losses`` those that may not.
+    ``attempts`` counts starts that may be held against the job; ``losses`` those that may not. ``deaths``: executors
+    that died under it, alone or in a batch. ``not_before``: it failed and is not tried again until then. ``lives`` are
+    those before this one, of which there were ``life`` (the last ``MAX_LIVES`` are kept). ``evicted`` are the
+    models that had to leave VRAM for the load before a cold start; ``None`` where there was none, or it is not known.
     """
 
     spec: JobSpec
@@ -132,8 +188,13 @@ class Job:
     wait_s: float | None = None
     load_s: float | None = None
     exec_s: float | None = None
+    evicted: tuple[str, ...] | None = None
     result: object = None
     error: JobError | None = None
+    deaths: int = 0
+    not_before: float | None = None
+    life: int = 0
+    lives: tuple[Life, ...] = ()
 
     @property
     def id(self) -> str:
@@ -159,7 +220,8 @@ class Attempt:
 class Outcome:
     """How an attempt ended, as the worker reports it to the store. Exactly one of ``result`` and ``error`` counts.
 
-    ``exec_s`` is the time on the GPU, ``load_s`` the part of the wait spent loading the job's model.
+    ``exec_s`` is the time on the GPU, ``load_s`` the part of the wait spent loading the job's model. ``evicted`` are
+    the models that had to leave for that load, and only count for a cold start.
     """
 
     start: StartKind
@@ -167,6 +229,7 @@ class Outcome:
     exec_s: float
     result: object = None
     error: JobError | None = None
+    evicted: tuple[str, ...] = ()
 
     @property
     def state(self) -> JobState:

@@ -67,6 +67,23 @@ class Topology:
         """The end of the line: no dead-letter exchange."""
         return {"x-queue-type": "quorum"}
 
+    def retry(self, wait_s: float) -> str:
+        """Fanout exchange, and the queue behind it, for jobs that are tried again after so many seconds."""
+        return f"{self.namespace}.retry.{int(wait_s * 1000)}"
+
+    def retry_arguments(self, wait_s: float) -> Arguments:
+        """Nobody consumes it: after its time to live every message goes back to the jobs exchange, under its own key.
+
+        At least once, as with a model's queue: the broker keeps a message until the next queue has it.
+        """
+        return {
+            "x-queue-type": "quorum",
+            "x-dead-letter-exchange": self.jobs_exchange,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-message-ttl": int(wait_s * 1000),
+        }
+
     def model_queue(self, model: str) -> str:
         """Queue of one model. Declare it for catalogue names only: each becomes an atom in the broker."""
         return f"{self.namespace}.model.{check_model_name(model)}"
@@ -124,13 +141,49 @@ class Keys:
         """Sorted set: ids by creation in ms, of one state and/or one model (empty: all)."""
         return f"{self.namespace}:index:{state}:{model}"
 
+    def tenant_index(self, tenant: str, state: str = "", model: str = "") -> str:
+        """``index``, of one tenant's jobs only."""
+        return f"{self.namespace}:tenant:{tenant}:{state}:{model}"
+
+    @property
+    def drained(self) -> str:
+        """Hash model, or ``@`` and a tenant -> how many of its jobs have ever left the queue."""
+        return f"{self.namespace}:drained"
+
     def queued(self, model: str) -> str:
-        """Sorted set: ids of a model's queued jobs, by the instant they were queued, in ms."""
-        return self.index("queued", model)
+        """Sorted set: ids of a model's queued jobs that may run now, by the instant they were queued, in ms."""
+        return f"{self.namespace}:waiting:{model}"
+
+    @property
+    def delayed(self) -> str:
+        """Sorted set: ids of queued jobs that are not to run yet, by the instant, in ms, from which they may."""
+        return f"{self.namespace}:delayed"
+
+    def dead(self, code: str = "", model: str = "") -> str:
+        """Sorted set of dead letters, of one code and/or model (empty: all), by their place: microseconds, unique.
+
+        A member is ``code model id``. The id of a letter that is no job begins with ``~``.
+        """
+        return f"{self.namespace}:dead:{code}:{model}"
+
+    @property
+    def dead_codes(self) -> str:
+        """Set: codes of dead letters there are, or were."""
+        return f"{self.namespace}:dead_codes"
+
+    def letter(self, letter_id: str) -> str:
+        """Hash: a dead letter that is no job."""
+        return f"{self.namespace}:letter:{letter_id}"
+
+    @property
+    def redrives(self) -> str:
+        """Sorted set: ids of dead letters to be put back, by the instant, in ms, at which each is."""
+        return f"{self.namespace}:redrives"
 
     @property
     def demand(self) -> str:
-        """Hash model -> sum over its queued jobs of the instant queued, in ms (whole numbers, so it stays exact)."""
+        """Hash model -> sum over its queued jobs of the instant queued, in ms (whole numbers, so it stays exact). Jobs
+        that are not to run yet do not count."""
         return f"{self.namespace}:demand"
 
     @property

@@ -5,7 +5,7 @@ has a default here; everything it may get wrong raises ``UndecodableMessage`` wi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from math import isfinite
@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast, get_args, get_origin, get_type_
 
 from affinity.errors import InvalidInput, UndecodableMessage
 from affinity.fleet import Gpu, Measurement, Refusal, Residency, ResidencyState, WorkerReport
-from affinity.job import DEFAULT_MAX_ATTEMPTS, Job, JobSpec, check_job_id, check_model_name
+from affinity.job import DEFAULT_MAX_ATTEMPTS, Job, JobSpec, Life, check_job_id, check_model_name, check_tenant
 
 Built = TypeVar("Built")
 
@@ -28,7 +28,7 @@ MAX_DEPTH = 64
 """Deepest nesting of a job's JSON. Far below the interpreter's own limit, so that no reader of ours can overflow."""
 
 MESSAGE_FIELDS = frozenset(
-    {"v", "id", "model", "input", "ttl_s", "timeout_s", "max_attempts", "metadata", "created_at"}
+    {"v", "id", "model", "input", "ttl_s", "timeout_s", "max_attempts", "metadata", "created_at", "tenant"}
 )
 
 
@@ -92,8 +92,12 @@ def depth(value: object) -> int:
 
 
 def spec_to_json(spec: JobSpec) -> dict[str, object]:
-    """The producer's part of a job. Fields left at their default are written too: the format explains itself."""
+    """The producer's part of a job. Fields left at their default are written too: the format explains itself.
+
+    Only the tenant is left out where there is none, and comes first: scripts in the store read it there.
+    """
     return {
+        **({"tenant": spec.tenant} if spec.tenant else {}),
         "id": spec.id,
         "model": spec.model,
         "input": spec.input,
@@ -114,6 +118,7 @@ def spec_from_json(fields: Mapping[str, object]) -> JobSpec:
         timeout_s=_seconds(fields, "timeout_s"),
         max_attempts=_attempts(fields),
         metadata=_metadata(fields),
+        tenant=check_tenant(_text(fields, "tenant")) if "tenant" in fields else "",
     )
 
 
@@ -151,7 +156,9 @@ def decode_message(body: bytes, routed_model: str, message_id: str | None) -> tu
 
 
 def job_to_json(job: Job) -> dict[str, object]:
-    """A job as every caller sees it: section "Job" of the public contract."""
+    """A job as every caller sees it: section "Job" of the public contract. ``retry_at`` is only there while it waits to
+    be tried again, ``lives`` only after it was put back from the dead letters.
+    """
     return {
         "id": job.id,
         "model": job.spec.model,
@@ -168,6 +175,8 @@ def job_to_json(job: Job) -> dict[str, object]:
         "result": job.result,
         "error": None if job.error is None else {"code": job.error.code, "message": job.error.message},
         "metadata": dict(job.spec.metadata),
+        **({} if job.not_before is None else {"retry_at": rfc3339(job.not_before)}),
+        **({"lives": [_life_to_json(life) for life in job.lives]} if job.lives else {}),
     }
 
 
@@ -224,8 +233,7 @@ def _build(kind: type[Built], values: Mapping[str, Any]) -> Built:
 
     Another version's report must be refused here: further on it would be believed.
     """
-    for name, wanted in get_type_hints(kind).items():
-        allowed = tuple(get_origin(part) or part for part in (get_args(wanted) if _is_union(wanted) else (wanted,)))
+    for name, allowed in _FIELDS[kind]:
         value = values.get(name)
         fits = isinstance(value, (*allowed, int) if float in allowed else allowed)
         if name in values and (not fits or (isinstance(value, bool) and bool not in allowed)):
@@ -233,8 +241,29 @@ def _build(kind: type[Built], values: Mapping[str, Any]) -> Built:
     return kind(**values)
 
 
-def _is_union(wanted: object) -> bool:
-    return isinstance(wanted, UnionType)
+def _fields(kind: type) -> Sequence[tuple[str, tuple[type, ...]]]:
+    return [
+        (name, tuple(get_origin(part) or part for part in (get_args(hint) if isinstance(hint, UnionType) else (hint,))))
+        for name, hint in get_type_hints(kind).items()
+    ]
+
+
+_FIELDS: Mapping[Any, Sequence[tuple[str, tuple[type, ...]]]] = {
+    kind: _fields(kind) for kind in (WorkerReport, Gpu, Residency, Refusal, Measurement)
+}
+"""Each field's name and the types it may have. Looked up once: it takes longer than decoding a report."""
+
+
+def _life_to_json(life: Life) -> dict[str, object]:
+    return {
+        "created_at": rfc3339(life.created_at),
+        "finished_at": rfc3339(life.finished_at),
+        "attempts": life.attempts,
+        "losses": life.losses,
+        "deaths": life.deaths,
+        "worker": life.worker,
+        "error": {"code": life.error.code, "message": life.error.message},
+    }
 
 
 def _instant(at: float | None) -> str | None:

@@ -12,7 +12,7 @@ from bench.api import TIMEOUT_S, Api
 
 DISPATCHER_METRICS = (
     "messages_produced_total", "http_request_duration_seconds", "model_queue_depth", "model_oldest_wait_seconds",
-    "fallback_depth", "worker_up",
+    "fallback_depth", "dead_letters", "worker_up",
 )  # fmt: skip
 WORKER_METRICS = (
     "messages_consumed_total", "message_processing_duration_seconds", "message_processing_errors_total",
@@ -108,6 +108,28 @@ def every_workers_metrics_can_be_scraped(api: Api) -> None:
         assert f'worker_up{{worker="{worker["id"]}"}} 1.0' in answer.text, f"{worker['id']}: worker_up is not 1"
 
 
+def what_gave_up_is_listed_and_put_back(api: Api) -> None:
+    found = api.call("POST", "/dead-letters/redrive", json={"ids": ["no-such-letter"]}).json()
+    assert (found["scheduled"], found["unknown"]) == (0, ["no-such-letter"]), f"an unknown id is put back: {found}"
+    models = api.call("GET", "/models").json()["models"]
+    name = next((m["name"] for m in models if m["runtime"] == "synthetic" and m["name"] != "echo"), None)
+    if name is None:
+        api.call("GET", "/dead-letters")
+        return
+    job = api.submit(name, {"fail": "error"}, wait_s=WAIT_S)
+    assert job["state"] == "failed", f"a job that is to fail is {job['state']}"
+    listed = api.call("GET", "/dead-letters", params={"code": job["error"]["code"], "model": name}).json()
+    assert job["id"] in [letter["id"] for letter in listed["dead_letters"]], f"{job['id']} is not listed"
+    found = api.call("POST", "/dead-letters/redrive", json={"ids": [job["id"]]}).json()
+    assert found["scheduled"] == 1, f"it is not put back: {found}"
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        again = api.call("GET", "/jobs/{job_id}", job_id=job["id"], wait_s=1).json()
+        if again["state"] == "failed" and again.get("lives"):
+            break
+        assert time.monotonic() < deadline, f"it did not run again: {again}"
+
+
 def _by_hand(api: Api, verb: str) -> dict[str, Any]:
     answer = api.call("POST", f"/models/{{name}}/{verb}", name="echo", json={})
     assert answer.status_code in (200, 202), f"{verb} answered {answer.status_code}: {answer.text[:300]}"
@@ -141,4 +163,5 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     a_job_is_explained_with_where_its_time_went,
     the_dispatchers_metrics_count_what_is_sent,
     every_workers_metrics_can_be_scraped,
+    what_gave_up_is_listed_and_put_back,
 )

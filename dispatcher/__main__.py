@@ -125,6 +125,9 @@ async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, 0)
+    if services.settings.affinity_api_keys_file:
+        # Without a file to read again it keeps its old meaning: the terminal has gone.
+        loop.add_signal_handler(signal.SIGHUP, app.state.dispatcher.keys.reload)
     host, port = listener.getsockname()[:2]
     log.info("dispatcher.listening", host=host, port=port, models=len(services.catalog))
     await server.serve(sockets=[listener])

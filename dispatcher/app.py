@@ -11,14 +11,20 @@ from fastapi import FastAPI
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from affinity.io.ports import Bounds
 from dispatcher import openapi, problems
 from dispatcher.auth import KeyGate
 from dispatcher.background import Background
+from dispatcher.backlog import LOOK_EVERY_S, Backlog
+from dispatcher.dead_letters import DeadLetterDesk
+from dispatcher.explaining import Explaining
 from dispatcher.fleet_glance import FleetGlance
+from dispatcher.keys import KeyRing
 from dispatcher.limits import BodyLimit
 from dispatcher.metrics import DispatcherMetrics, RequestTimer
 from dispatcher.readiness import Watch
-from dispatcher.routes import explain, fleet, health, jobs, metrics, orders, produce
+from dispatcher.routes import dead_letters, explain, fleet, health, jobs, metrics, orders, produce
+from dispatcher.secure_headers import SecureHeaders
 from dispatcher.services import Dispatcher, Services
 from dispatcher.submit import Submitter
 from dispatcher.waiting import Settlements
@@ -27,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 SWEEP_EVERY_S = 5.0
 WATCH_EVERY_S = 5.0
+KEYS_EVERY_S = 2.0
 
 _DESCRIPTION = """Jobs for a GPU fleet that serves many models: each goes to a worker that has its model in VRAM.
 
@@ -53,18 +60,18 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
         lifespan=lambda _: _running(dispatcher, on_crash),
     )
     app.state.dispatcher = dispatcher
-    for routes in (jobs, explain, fleet, orders, health, metrics, produce):
+    for routes in (jobs, explain, fleet, orders, dead_letters, health, metrics, produce):
         app.include_router(routes.router)
     # The same endpoint once more, in front: FastAPI's own route takes a twentieth of a quick job's whole time to find
     # out that there is nothing to inject. The documented one stays, for the documentation.
     app.router.routes.insert(0, _Direct("/jobs", jobs.submit, methods=["POST"]))
     problems.install(app)
-    hashes = services.settings.api_key_hashes
-    openapi.install(app, with_keys=bool(hashes))
+    openapi.install(app, with_keys=dispatcher.keys.asked_for)
     # Added last is outermost: time everything, ask for the key before reading, bound what is read.
     app.add_middleware(BodyLimit, most_bytes=services.settings.dispatcher_max_body_bytes)
-    if hashes:
-        app.add_middleware(KeyGate, hashes=hashes)
+    if dispatcher.keys.asked_for:
+        app.add_middleware(KeyGate, ring=dispatcher.keys, clock=services.clock)
+    app.add_middleware(SecureHeaders)
     app.add_middleware(RequestTimer, metrics=dispatcher.metrics, clock=services.clock)
     return app
 
@@ -72,24 +79,48 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
 def _assemble(services: Services) -> Dispatcher:
     counted = DispatcherMetrics(entry.name for entry in services.catalog)
     glance = FleetGlance(services.fleet, services.catalog, services.clock)
+    settings, backlog = services.settings, Backlog(services.store, services.clock)
+    keys = KeyRing(settings.api_key_hashes, settings.affinity_api_keys_file)
+
+    def bounds(tenant: str) -> Bounds:
+        return Bounds(
+            tenant=keys.max_queued(tenant, settings.dispatcher_max_queued_per_tenant) if tenant else None,
+            model=settings.dispatcher_max_queued_per_model,
+            in_all=settings.dispatcher_max_queued,
+        )
+
     return Dispatcher(
         services=services,
         submitter=Submitter(
-            services.store, services.publisher, glance, services.catalog, services.clock, counted.produced
+            services.store,
+            services.publisher,
+            glance,
+            services.catalog,
+            services.clock,
+            counted.produced,
+            bounds,
+            backlog,
         ),
         settlements=Settlements(services.events, services.store),
         metrics=counted,
+        keys=keys,
+        backlog=backlog,
+        explaining=Explaining(services.clock),
+        desk=DeadLetterDesk(services.store, services.publisher, services.topology, services.clock),
     )
 
 
 @contextlib.asynccontextmanager
 async def _running(dispatcher: Dispatcher, on_crash: Callable[[], None]) -> AsyncIterator[None]:
-    if not dispatcher.services.settings.api_key_hashes:
+    if not dispatcher.keys.asked_for:
         log.warning("keys.unset", advice="AFFINITY_API_KEYS is not set: whoever reaches this port may use it")
     background = Background(on_crash)
     background.start(dispatcher.settlements.follow(), "settlements")
     background.every(SWEEP_EVERY_S, dispatcher.submitter.sweep, "sweep")
     background.every(WATCH_EVERY_S, Watch(dispatcher.services).look, "watch")
+    background.every(LOOK_EVERY_S, dispatcher.backlog.look, "backlog")
+    background.every(KEYS_EVERY_S, dispatcher.keys.look, "keys")
+    dispatcher.desk.start(background)
     try:
         yield
     finally:

@@ -1,49 +1,73 @@
-"""Keys. Where any are set, every route but health and metrics needs one, before the body is read."""
+"""Who asks, and may they. Where keys are set, every route but health and metrics needs one, before the body is read."""
 
-import hmac
-from collections.abc import Sequence
+from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from affinity.errors import Unauthorized
-from dispatcher.problems import ProblemResponse
-from dispatcher.settings import key_hash
+from affinity.errors import AffinityError, QueueFull, Unauthorized
+from affinity.io.ports import Clock
+from dispatcher.keys import ANYBODY, Caller, KeyRing, Role
+from dispatcher.problems import Forbidden, ProblemResponse
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 
-FINGERPRINT = 8
-"""So many hexadecimal digits tell the keys of one installation apart, and say nothing of a key worth its name."""
+TENANT_PATHS = frozenset({"/jobs", "/jobs/batch", "/produce", "/batch-produce"})
+"""Where tenants may do whatever a route does; and below ``/jobs/``, where each sees its own jobs only."""
+
+TENANT_READS = frozenset({"/", "/models", "/workers", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""What tenants may only look at. All that is in neither list is for operators: a new route is closed until listed."""
+
+_CALLER = "affinity.caller"
 
 
 class KeyGate:
-    """Answers 401 to requests without a key whose SHA-256 is one of ``hashes``. Only hashes are kept."""
+    """Answers 401 without a key of the ring, 403 where its role may not, and 429 above its rate."""
 
-    def __init__(self, app: ASGIApp, hashes: Sequence[bytes]) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing, clock: Clock) -> None:
         self._app = app
-        self._hashes = tuple(hashes)
+        self._ring = ring
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._known(Headers(scope=scope)):
+        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        refusal = Unauthorized(
-            "send a key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; AFFINITY_API_KEYS has them"
-        )
-        await ProblemResponse.of(refusal)(scope, receive, send)
+        caller = self._ring.find(_key_in(Headers(scope=scope)))
+        refusal = self._refusal(caller, scope)
+        if refusal is not None:
+            await ProblemResponse.of(refusal)(scope, receive, send)
+            return
+        scope[_CALLER] = caller
+        await self._app(scope, receive, send)
 
-    def _known(self, headers: Headers) -> bool:
-        offered = key_hash(_key_in(headers))
-        # All are compared, and each in constant time: how long it takes says nothing about the keys.
-        return sum(hmac.compare_digest(offered, known) for known in self._hashes) > 0
+    def _refusal(self, caller: Caller | None, scope: Scope) -> AffinityError | None:
+        if caller is None:
+            return Unauthorized("send a key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'; your operator gives it")
+        if caller.role is not Role.OPERATOR and not tenant_may(scope["method"], scope["path"]):
+            return Forbidden("this is for operators; a tenant's key is for its own jobs, /models and /workers")
+        if wait_s := self._ring.wait_s(caller, self._clock.monotonic()):
+            return QueueFull(f"tenant {caller.tenant} asks more often than it may: wait, or send batches", wait_s)
+        return None
+
+
+def tenant_may(method: str, path: str) -> bool:
+    """Whether a tenant's key opens this at all."""
+    return path in TENANT_PATHS or path.startswith("/jobs/") or (method in ("GET", "HEAD") and path in TENANT_READS)
+
+
+def caller_in(request: Request) -> Caller:
+    """Who asks; anybody, with every right, where no keys are set."""
+    return cast(Caller, request.scope.get(_CALLER, ANYBODY))
 
 
 def caller_of(request: Request) -> str:
-    """Who asks, for the events: the head of the hash of the key that was shown, else the address."""
-    if key := _key_in(request.headers):
-        return f"key {key_hash(key).hex()[:FINGERPRINT]}"
+    """Who asks, for the events: name and head of the hash of the key that was shown, else the address."""
+    caller = caller_in(request)
+    if caller.fingerprint:
+        return f"{caller.name} key {caller.fingerprint}".strip()
     return request.client.host if request.client else "unknown"
 
 

@@ -11,7 +11,7 @@ from affinity.job import JobSpec
 from affinity.wire import MESSAGE_FIELDS, loads, spec_from_json
 from dispatcher.problems import MalformedJson, UnsupportedMediaType
 
-JOB_FIELDS = MESSAGE_FIELDS - {"v", "created_at"}
+JOB_FIELDS = MESSAGE_FIELDS - {"v", "created_at", "tenant"}
 """What a job may say of itself over HTTP."""
 
 IDEMPOTENCY_KEY = "idempotency-key"
@@ -50,12 +50,12 @@ def items_of(fields: Mapping[str, object], name: str, most: int) -> list[object]
     return items
 
 
-def job_spec(fields: Mapping[str, object], header_id: str | None = None) -> JobSpec:
-    """The job a client asks for. Its id is ``id``, else the ``Idempotency-Key`` header, else a new one."""
+def job_spec(fields: Mapping[str, object], header_id: str | None = None, tenant: str = "") -> JobSpec:
+    """The job that a client of this tenant asks for. Its id: ``id``, else the ``Idempotency-Key`` header, else new."""
     refuse_unknown(fields, JOB_FIELDS)
     if "input" not in fields:
         raise InvalidInput("is missing", "input")
-    return spec_from_json({**fields, "id": _id(fields.get("id"), header_id)})
+    return spec_from_json({**fields, "id": _id(fields.get("id"), header_id), "tenant": tenant})
 
 
 def new_id() -> str:

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 
 from affinity.job import JobState
+from dispatcher import cli_dead_letters, cli_orders
 from dispatcher import cli_output as show
-from dispatcher.cli_orders import register
 from dispatcher.cli_shell import (
     DEFAULT_URL,
     EXIT_FAILED,
@@ -162,7 +162,8 @@ def models(context: typer.Context, url: Url = DEFAULT_URL, api_key: Key = None, 
         show.print_models(out, found)
 
 
-register(app)
+cli_orders.register(app)
+cli_dead_letters.register(app)
 
 
 def run(arguments: Sequence[str], shell: Shell) -> int:

@@ -90,6 +90,16 @@ class Client:
         """How far an order is."""
         return self._ask("GET", f"/orders/{_quoted(order_id)}")
 
+    def dead_letters(self, code: str | None, model: str | None, limit: int, cursor: str | None) -> Json:
+        """A page ``{dead_letters, cursor}`` of what gave up, newest first."""
+        asked = {"code": code, "model": model, "limit": limit, "cursor": cursor}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return self._ask("GET", "/dead-letters", params=params)
+
+    def redrive(self, which: Mapping[str, Any]) -> Json:
+        """Have dead letters put back: ``ids``, or ``code``, ``model``, ``all``; at a ``rate`` per second."""
+        return self._ask("POST", "/dead-letters/redrive", json=dict(which))
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()

@@ -1,17 +1,25 @@
-"""The bound on request bodies, before anything reads them. Plain ASGI: Starlette's own base class costs latency."""
+"""The bounds on request bodies, before anything reads them. Plain ASGI: Starlette's own base class costs latency."""
+
+import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from affinity.errors import PayloadTooLarge
-from dispatcher.problems import ProblemResponse
+from dispatcher.problems import ProblemResponse, RequestTimeout
+
+WITHIN_S = 60.0
+"""A body that is not whole by then is given up: a byte at a time would hold its connection for ever."""
 
 
 class BodyLimit:
-    """Answers 413 to a body above ``most_bytes``: at once where its length is announced, else when it gets there."""
+    """Answers 413 to a body above ``most_bytes``: at once where its length is announced, else when it gets there; 408
+    to one that is not whole after ``within_s`` seconds.
+    """
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, most_bytes: int, within_s: float = WITHIN_S) -> None:
         self._app = app
         self._most_bytes = most_bytes
+        self._within_s = within_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -19,27 +27,36 @@ class BodyLimit:
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._most_bytes:
             await ProblemResponse.of(self._error())(scope, receive, _closing(send))
-        elif b"transfer-encoding" in headers:
-            await self._counted(scope, receive, send)
+        elif b"transfer-encoding" in headers or announced.strip(b"0"):
+            await self._watched(scope, receive, send)
         else:
-            # The server itself sees to it that no more comes than was announced.
             await self._app(scope, receive, send)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen_bytes = 0
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen_bytes, whole, given_up = 0, False, False
+        deadline_at = asyncio.get_running_loop().time() + self._within_s
 
-        async def counting() -> Message:
-            nonlocal seen_bytes
-            message = await receive()
+        async def watching() -> Message:
+            nonlocal seen_bytes, whole, given_up
+            if whole:  # What is waited for now is the end of the connection, which may take its time.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_at):
+                    message = await receive()
+            except TimeoutError:
+                given_up = True
+                raise RequestTimeout(f"the body was not whole after {self._within_s:g} s: send it faster") from None
             seen_bytes += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if seen_bytes > self._most_bytes:
+                given_up = True
                 raise self._error()
             return message
 
         async def sending(message: Message) -> None:
-            await (_closing(send) if seen_bytes > self._most_bytes else send)(message)
+            await (_closing(send) if given_up else send)(message)
 
-        await self._app(scope, counting, sending)
+        await self._app(scope, watching, sending)
 
     def _error(self) -> PayloadTooLarge:
         return PayloadTooLarge(

@@ -22,11 +22,12 @@ _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 
 @dataclass(frozen=True, slots=True)
 class StoreGauges:
-    """What the store says: by model, by model, by worker."""
+    """What the store says: by model, by model, by worker, by code."""
 
     queued: Mapping[str, int]
     oldest_wait_s: Mapping[str, float]
     workers_up: Mapping[str, bool]
+    dead_letters: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class _LastScrape(Collector):
             waits = store.oldest_wait_s
             yield _labelled("model_queue_depth", "Queued jobs.", "model", store.queued)
             yield _labelled("model_oldest_wait_seconds", "Wait of the oldest queued job.", "model", waits)
+            yield _labelled("dead_letters", "Dead letters, by why they gave up.", "code", store.dead_letters)
             yield _labelled("worker_up", "1 while the worker's lease is held, else 0.", "worker", store.workers_up)
 
 

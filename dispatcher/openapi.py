@@ -7,7 +7,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from dispatcher import schemas
+from dispatcher import schemas, schemas_dead_letters
+from dispatcher.auth import OPEN_PATHS
 from dispatcher.problems import MEDIA_TYPE
 
 REF = "#/components/schemas/{model}"
@@ -18,18 +19,21 @@ _BY_HAND: tuple[type[BaseModel], ...] = (
     schemas.ProduceRequest,
     schemas.BatchProduceRequest,
     schemas.OrderRequest,
+    schemas_dead_letters.RedriveRequest,
     schemas.ProblemView,
 )
 
 _STATUSES = {
     400: "The body is not JSON (`malformed_json`)",
     401: "No known key (`unauthorized`)",
+    403: "The key is not for this (`forbidden`)",
     404: "There is no such model, job, worker or order (`unknown_model` and so on)",
+    408: "The body did not come in time (`request_timeout`)",
     409: "It cannot be done as things stand (`id_conflict`, `not_cancellable`, `cannot_load`, `pinned`, ...)",
     413: "Body or batch over its limit (`payload_too_large`)",
     415: "The body is not said to be JSON (`unsupported_media_type`)",
     422: "A field is wrong (`invalid_input`), or no GPU is large enough (`never_fits`)",
-    429: "A queue is full (`overloaded`); `Retry-After` says when to come back",
+    429: "A queue is full, or a tenant asks too often (`overloaded`); `Retry-After` says when to come back",
     503: "Broker or store are away (`broker_unavailable`, `store_unavailable`); `Retry-After` says when to come back",
 }
 
@@ -37,9 +41,10 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(*statuses: int) -> Responses:
-    """The problem answers of a route, for its ``responses``."""
+    """The problem answers of a route, for its ``responses``. Whoever may get too large a body may get a slow one."""
     content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model=schemas.ProblemView.__name__)}}}
-    return {status: {"description": _STATUSES[status], "content": content} for status in statuses}
+    told = sorted({*statuses, *((408,) if 413 in statuses else ())})
+    return {status: {"description": _STATUSES[status], "content": content} for status in told}
 
 
 def body(model: type[BaseModel], required: bool = True) -> dict[str, Any]:
@@ -80,7 +85,18 @@ def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
     if with_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"key": []}]
+        _add_refusals(made)
     return made
+
+
+def _add_refusals(made: dict[str, Any]) -> None:
+    """What the gate before the routes may answer. Only what is open to all never has it."""
+    for path, operations in made["paths"].items():
+        if path in OPEN_PATHS:
+            continue
+        for operation in operations.values():
+            for status, answer in problems(401, 403, 429).items():
+                operation["responses"].setdefault(str(status), answer)
 
 
 def _drop_framework_errors(made: dict[str, Any]) -> None:

@@ -26,6 +26,20 @@ class MalformedJson(CallerError):
     status = 400
 
 
+class RequestTimeout(CallerError):
+    """The body did not come in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class Forbidden(CallerError):
+    """The key is known, and not for this."""
+
+    code = "forbidden"
+    status = 403
+
+
 class UnsupportedMediaType(CallerError):
     """The body is not said to be JSON. A web page of another site can send anything else without being asked first."""
 

@@ -44,6 +44,18 @@ class JobErrorView(BaseModel):
     message: str
 
 
+class LifeView(BaseModel):
+    """What became of a job before it was put back from the dead letters."""
+
+    created_at: Instant
+    finished_at: Instant
+    attempts: int
+    losses: int = Field(description="Attempts that were not held against it.")
+    deaths: int = Field(description="Executors that died under it.")
+    worker: str | None
+    error: JobErrorView
+
+
 class JobView(BaseModel):
     """A job as it stands."""
 
@@ -62,6 +74,8 @@ class JobView(BaseModel):
     result: Any = Field(description="What the model returned, once succeeded.")
     error: JobErrorView | None
     metadata: dict[str, Any]
+    retry_at: Instant | None = Field(None, description="Only of a job that failed and waits to be tried again.")
+    lives: list[LifeView] | None = Field(None, description="What became of it before it was put back, if it was.")
 
 
 class DecisionView(BaseModel):
@@ -143,7 +157,8 @@ class WaitingView(BaseModel):
     waited_s: float
     decision: DecisionView
     candidates: list[CandidateView] = Field(description="Every live worker.")
-    eta: EtaView | None = Field(description="Null where nothing says when it starts.")
+    eta: EtaView | None
+    no_eta: str | None = Field(description="Why there is no `eta`; null where there is one.")
 
 
 class RanView(BaseModel):
@@ -155,6 +170,9 @@ class RanView(BaseModel):
     wait_for_load_s: float | None = Field(description="Part of `wait_s` in which its model was loaded.")
     wait_in_queue_s: float | None = Field(description="The rest of `wait_s`.")
     load_s: float | None = Field(description="The load it caused; 0 for a warm start.")
+    evicted: list[str] | None = Field(
+        description="Models that had to leave VRAM for that load; null where it caused none, or it is not known."
+    )
     exec_s: float | None
     total_s: float | None = Field(description="From acceptance to the end.")
 
@@ -249,6 +267,7 @@ class WorkerView(BaseModel):
     busy: bool
     gpu: GpuView
     residents: list[ResidentView]
+    cached: list[str] = Field(description="Models whose weights the host keeps in RAM: back in VRAM by one copy.")
     metrics_url: str
 
 

@@ -1,11 +1,11 @@
 """Settings of the dispatcher: the shared ones and its own. The only place here that reads the environment."""
 
-import hashlib
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, FilePath, SecretStr, field_validator
 
 from affinity.io.connection_settings import ConnectionSettings, Port
+from dispatcher.keys import KeysInvalid, key_hash, read_keys
 
 MIB = 1024**2
 
@@ -28,7 +28,22 @@ class DispatcherSettings(ConnectionSettings):
         description="After SIGTERM: how long requests in flight may still take. Waiting clients are answered at once.",
     )
     affinity_api_keys: SecretStr | None = Field(
-        None, description="Comma-separated keys. Where set, every route but health and metrics needs one of them."
+        None,
+        description="Comma-separated keys of operators. Where set, every route but health and metrics needs a key.",
+    )
+    affinity_api_keys_file: FilePath | None = Field(
+        None,
+        description="TOML file of tenants and operators with SHA-256 sums of their keys (docs/security.md). "
+        "Read again when it changes, and on SIGHUP.",
+    )
+    dispatcher_max_queued: Annotated[int, Field(ge=1)] = Field(
+        500_000, description="Most queued jobs in all; above it new ones are answered 429."
+    )
+    dispatcher_max_queued_per_model: Annotated[int, Field(ge=1)] = Field(
+        200_000, description="Most queued jobs of one model; above it new ones are answered 429."
+    )
+    dispatcher_max_queued_per_tenant: Annotated[int, Field(ge=1)] = Field(
+        100_000, description="Most queued jobs of a tenant that has no max_queued of its own in AFFINITY_API_KEYS_FILE."
     )
 
     @field_validator("affinity_api_keys")
@@ -38,14 +53,19 @@ class DispatcherSettings(ConnectionSettings):
             raise ValueError("holds an empty key: separate keys by one comma, without one at the end")
         return keys
 
+    @field_validator("affinity_api_keys_file")
+    @classmethod
+    def _usable(cls, path: FilePath | None) -> FilePath | None:
+        if path is not None:
+            try:
+                read_keys(path)
+            except KeysInvalid as error:
+                raise ValueError(str(error)) from None
+        return path
+
     @property
     def api_key_hashes(self) -> tuple[bytes, ...]:
-        """SHA-256 of each key; empty where everybody may come in."""
+        """SHA-256 of each key in ``AFFINITY_API_KEYS``."""
         if self.affinity_api_keys is None:
             return ()
         return tuple(key_hash(key.strip()) for key in self.affinity_api_keys.get_secret_value().split(","))
-
-
-def key_hash(key: str) -> bytes:
-    """What is kept and compared instead of a key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

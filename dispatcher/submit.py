@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from affinity.errors import AffinityError, BrokerUnavailable, Overloaded, StoreUnavailable
-from affinity.io.ports import Clock, JobStore, Publisher
+from affinity.errors import AffinityError, BrokerUnavailable, Overloaded, QueueFull, StoreUnavailable
+from affinity.io.ports import Bounds, Clock, JobStore, Publisher
 from affinity.job import Job, JobSpec, JobState
 from affinity.policy.admission import check_fits
+from dispatcher.backlog import Backlog
 from dispatcher.fleet_glance import FleetGlance
 from models.catalog import Catalog
 from models.inputs import validate_input
@@ -45,7 +46,9 @@ class Submission:
 
 
 class Submitter:
-    """Takes jobs in. ``on_accepted`` is called with the model of every job that was accepted afresh."""
+    """Takes jobs in. ``on_accepted`` is called with the model of every job that was accepted afresh; ``bounds`` with a
+    tenant: how many jobs may be queued when one of that tenant's comes.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class Submitter:
         catalog: Catalog,
         clock: Clock,
         on_accepted: Callable[[str], None],
+        bounds: Callable[[str], Bounds],
+        backlog: Backlog,
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -62,6 +67,8 @@ class Submitter:
         self._catalog = catalog
         self._clock = clock
         self._on_accepted = on_accepted
+        self._bounds = bounds
+        self._backlog = backlog
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._marks: set[asyncio.Task[None]] = set()
 
@@ -75,11 +82,14 @@ class Submitter:
     async def submit(self, spec: JobSpec) -> Submission:
         """Accept a job, or raise and leave nothing behind. An ``unmarked`` one is to be marked, now or a little later.
 
-        Raises what ``check`` does, ``IdConflict``, ``StoreUnavailable``, and ``BrokerUnavailable``. After the last the
-        broker may have the job all the same: sending it again under the same id is safe.
+        Raises what ``check`` does, ``IdConflict``, ``QueueFull``, ``StoreUnavailable``, and ``BrokerUnavailable``.
+        After the last the broker may have the job all the same: sending it again under the same id is safe.
         """
         await self.check(spec)
-        created = await self._store.create(spec, self._clock.now())
+        try:
+            created = await self._store.create(spec, self._clock.now(), self._bounds(spec.tenant))
+        except QueueFull as full:
+            raise self._backlog.told(full, spec) from None
         job = created.job
         if created.fresh:
             await self._publish_or_withdraw(job)

@@ -6,10 +6,11 @@ environment variable it comes from. A field that depends on another checks it in
 """
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EXIT_BAD_SETTINGS = 2
@@ -43,8 +44,16 @@ class ConnectionSettings(BaseSettings):
     rabbitmq_port: Port = Field(5672, description="Broker port, where RABBITMQ_URL is not set.")
     rabbitmq_user: str = Field("guest", description="Broker user, where RABBITMQ_URL is not set.")
     rabbitmq_pass: SecretStr = Field(SecretStr("guest"), description="Broker password, where RABBITMQ_URL is not set.")
+    rabbitmq_ca_file: FilePath | None = Field(
+        None,
+        description="Certificates (PEM) of who may sign the broker's. Needs amqps:// in RABBITMQ_URL; where that is "
+        "not set, TLS is spoken to RABBITMQ_PORT.",
+    )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Store as redis://user:password@host:port/database."
+    )
+    redis_ca_file: FilePath | None = Field(
+        None, description="Certificates (PEM) of who may sign the store's. Needs rediss:// in REDIS_URL."
     )
     log_level: LogLevel = Field("info", description="Least severe level that is logged: debug, info, warning or error.")
     affinity_namespace: str = Field(
@@ -75,19 +84,30 @@ class ConnectionSettings(BaseSettings):
         _check_url(url.get_secret_value(), ("redis", "rediss", "unix"), "redis://user:password@host:port/database")
         return url
 
+    @field_validator("rabbitmq_ca_file", "redis_ca_file")
+    @classmethod
+    def _with_tls(cls, path: FilePath | None, seen: ValidationInfo) -> FilePath | None:
+        # A file of certificates says that TLS is meant: without this a missing "s" would send passwords in the clear.
+        server, scheme = ("rabbitmq", "amqps") if seen.field_name == "rabbitmq_ca_file" else ("redis", "rediss")
+        url = seen.data.get(f"{server}_url")
+        if path is not None and url is not None and urlsplit(url.get_secret_value()).scheme != scheme:
+            raise ValueError(f"is for TLS: write {server.upper()}_URL as {scheme}://")
+        return path
+
     @property
     def broker_url(self) -> str:
         """Where RabbitMQ is, with the password: for the client, never for a log."""
         if self.rabbitmq_url is not None:
-            return self.rabbitmq_url.get_secret_value()
+            return _with_query(self.rabbitmq_url.get_secret_value(), cafile=self.rabbitmq_ca_file)
         user, password = quote(self.rabbitmq_user, safe=""), quote(self.rabbitmq_pass.get_secret_value(), safe="")
         host = f"[{self.rabbitmq_host}]" if ":" in self.rabbitmq_host else self.rabbitmq_host
-        return f"amqp://{user}:{password}@{host}:{self.rabbitmq_port}/"
+        scheme = "amqps" if self.rabbitmq_ca_file else "amqp"
+        return _with_query(f"{scheme}://{user}:{password}@{host}:{self.rabbitmq_port}/", cafile=self.rabbitmq_ca_file)
 
     @property
     def store_url(self) -> str:
         """Where Redis is, with the password: for the client, never for a log."""
-        return self.redis_url.get_secret_value()
+        return _with_query(self.redis_url.get_secret_value(), ssl_ca_certs=self.redis_ca_file)
 
 
 Settings = TypeVar("Settings", bound=ConnectionSettings)
@@ -115,6 +135,12 @@ def problems(kind: type[ConnectionSettings], error: ValidationError) -> list[str
         message = problem["msg"].removeprefix("Value error, ")
         lines.setdefault(name, f"{name.upper()}: {message}" + (f" ({described})" if described else ""))
     return list(lines.values())
+
+
+def _with_query(url: str, **files: Path | None) -> str:
+    """The URL with what its client is to read, as the clients take it from there."""
+    said = urlencode({name: str(path) for name, path in files.items() if path is not None})
+    return f"{url}{'&' if '?' in url else '?'}{said}" if said else url
 
 
 def _check_url(url: str, schemes: tuple[str, ...], example: str) -> None:

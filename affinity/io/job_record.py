@@ -8,11 +8,12 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import exp
 from typing import Any, cast
 
 from affinity.errors import InvalidInput, JobFailed, PayloadTooLarge
-from affinity.job import Job, JobError, JobSpec, JobState, Outcome, StartKind
+from affinity.job import Job, JobError, JobSpec, JobState, Life, Outcome, StartKind
 from affinity.wire import dumps, loads, spec_to_json
 
 _PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
@@ -69,8 +70,13 @@ def decode_job(flat: Sequence[str]) -> Job:
         wait_s=waited(created_at, started_at),
         load_s=_number(fields, "load_s"),
         exec_s=_number(fields, "exec_s"),
+        evicted=tuple(fields["evicted"].split()) if "evicted" in fields else None,
         result=loads(fields["result"]) if fields.get("result") else None,
-        error=JobError(**cast(dict[str, Any], loads(fields["error"]))) if fields.get("error") else None,
+        error=decode_error(fields["error"]) if fields.get("error") else None,
+        deaths=int(fields.get("deaths") or 0),
+        not_before=_number(fields, "not_before"),
+        life=int(fields.get("life") or 0),
+        lives=_lives(fields.get("lives")),
     )
 
 
@@ -89,6 +95,8 @@ def decode_started(flat: Sequence[str], spec: JobSpec) -> Job:
         losses=int(fields["losses"]),
         worker=fields["worker"],
         wait_s=waited(created_at, started_at),
+        deaths=int(fields["deaths"]),
+        life=int(fields["life"]),
     )
 
 
@@ -113,6 +121,11 @@ def encode_error(error: JobError | None) -> tuple[str, str]:
     return ("", "") if error is None else (dumps({"code": error.code, "message": error.message}), error.code)
 
 
+def decode_error(text: str) -> JobError:
+    """The error in its JSON text."""
+    return JobError(**cast(dict[str, Any], loads(text)))
+
+
 def encode_outcome(outcome: Outcome, max_result_bytes: int) -> tuple[Outcome, str]:
     """The outcome to store and its result as JSON. A result that is too large or no JSON makes it a failure."""
     if outcome.error is not None:
@@ -125,6 +138,11 @@ def encode_outcome(outcome: Outcome, max_result_bytes: int) -> tuple[Outcome, st
         message = f"the result has {len(text)} bytes, more than the {max_result_bytes} allowed; return less of it"
         return _failed(outcome, PayloadTooLarge.code, message), ""
     return outcome, text
+
+
+def encode_load(outcome: Outcome) -> list[str]:
+    """What is kept of the load before a cold start, as names and values of fields; nothing for a warm one."""
+    return ["evicted", " ".join(outcome.evicted)] if outcome.start is StartKind.COLD else []
 
 
 def encode_cursor(job: Job) -> str:
@@ -151,7 +169,24 @@ def check_limit(limit: int) -> int:
 
 
 def _failed(outcome: Outcome, code: str, message: str) -> Outcome:
-    return Outcome(outcome.start, outcome.load_s, outcome.exec_s, error=JobError(code, message))
+    return replace(outcome, result=None, error=JobError(code, message))
+
+
+def _lives(text: str | None) -> tuple[Life, ...]:
+    """The earlier lives, oldest first; their numbers are texts, as ``revive.lua`` wrote them."""
+    lives = cast(list[dict[str, str]], loads(text)) if text else []
+    return tuple(
+        Life(
+            created_at=float(life["created_at"]),
+            finished_at=float(life["finished_at"]),
+            attempts=int(life["attempts"]),
+            losses=int(life["losses"]),
+            deaths=int(life["deaths"]),
+            worker=life["worker"] or None,
+            error=decode_error(life["error"]),
+        )
+        for life in lives
+    )
 
 
 def _number(fields: Mapping[str, str], name: str) -> float | None:

@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from affinity.errors import AttemptsExhausted, IdConflict, NotCancellable, UnknownJob, WorkerLost
+from affinity.errors import AttemptsExhausted, IdConflict, NotCancellable, QueueFull, UnknownJob, WorkerLost
 from affinity.fleet import Demand
 from affinity.io import job_record as record
-from affinity.io.ports import Created, Page, StartAnswer, Verdict
+from affinity.io.letter_store import LETTER_RETENTION_S, RedisLetterStore
+from affinity.io.ports import UNBOUNDED, Bounds, Created, Page, StartAnswer, Verdict
 from affinity.io.redis_client import RedisLink, Script, lua
-from affinity.job import MAX_LOSSES, TRANSITIONS, Attempt, Job, JobError, JobSpec, JobState, Outcome
+from affinity.job import DUE_SLACK_S, MAX_LOSSES, TRANSITIONS, Attempt, Job, JobError, JobSpec, JobState, Outcome
 from affinity.topology import Keys
 
 RETENTION_S = 86400.0
@@ -57,10 +58,15 @@ class RedisJobStore:
         self._demand = link.script(lua("demand"))
         self._page = link.script(lua("page"))
         self._rates = link.script(lua("rates"))
+        self.letters = RedisLetterStore(link, keys, self._shared_keys, self._script)
 
-    async def create(self, spec: JobSpec, now: float) -> Created:
+    async def create(self, spec: JobSpec, now: float, bounds: Bounds = UNBOUNDED) -> Created:
         """See the port. A call that the client repeats is still ``fresh``."""
-        answer = await self._create(self._shared_keys, self._args(now, _nonce(), *record.new_fields(spec, now)))
+        most = ["" if bound is None else str(bound) for bound in (bounds.tenant, bounds.model, bounds.in_all)]
+        args = self._args(now, _nonce(), *record.new_fields(spec, now), *most, spec.tenant)
+        answer = await self._create(self._shared_keys, args)
+        if answer[0] == "full":
+            raise full(spec, answer[1], int(answer[2]))
         if answer[0] == "conflict":
             raise _conflict(spec)
         job = record.decode_job(answer[2]) if answer[2] else Job(spec, JobState.QUEUED, now)
@@ -85,15 +91,18 @@ class RedisJobStore:
     async def get(self, job_id: str) -> Job:
         """See the port."""
         if (job := await self._find(job_id)) is None:
-            raise _unknown(job_id)
+            raise unknown(job_id)
         return job
 
-    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
+    async def page(
+        self, state: JobState | None, model: str | None, limit: int, cursor: str | None, tenant: str = ""
+    ) -> Page:
         """See the port. ``limit`` is 1 to 500; a page of very large jobs may end before it."""
         place = ("", "") if cursor is None else record.decode_cursor(cursor)
         filters = (state or "", model or "")
-        args = [self._keys.prefix, str(record.check_limit(limit)), str(PAGE_BYTES), *filters, *place]
-        more, *flats = await self._page([self._keys.index(*filters)], args)
+        args = [self._keys.prefix, str(record.check_limit(limit)), str(PAGE_BYTES), *filters, *place, tenant]
+        index = self._keys.tenant_index(tenant, *filters) if tenant else self._keys.index(*filters)
+        more, *flats = await self._page([index], args)
         jobs = tuple(record.decode_job(flat) for flat in flats)
         return Page(jobs, record.encode_cursor(jobs[-1]) if more else None)
 
@@ -101,7 +110,7 @@ class RedisJobStore:
         """See the port."""
         answer = await self._end_queued(job_id, JobState.CANCELLED, None, now)
         if answer[0] == "missing":
-            raise _unknown(job_id)
+            raise unknown(job_id)
         job = record.decode_job(answer[1])
         if answer[0] == "refused":
             raise NotCancellable(f"job {job_id} is {job.state}; only a queued job can be cancelled")
@@ -138,12 +147,22 @@ class RedisJobStore:
         outcome, result = record.encode_outcome(outcome, self._max_result_bytes)
         times = [outcome.start, repr(float(outcome.load_s)), repr(float(outcome.exec_s))]
         args = [attempt.job_id, attempt.token, outcome.state, self._retention_ms, *times, result]
-        return bool(await self._finish(self._shared_keys, self._args(now, *args, *record.encode_error(outcome.error))))
+        args += [*record.encode_error(outcome.error), *record.encode_load(outcome)]
+        return bool(await self._finish(self._shared_keys, self._args(now, *args)))
 
-    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+    async def give_back(
+        self,
+        attempt: Attempt,
+        error: JobError | None,
+        uses_attempt: bool,
+        now: float,
+        wait_s: float = 0.0,
+        died: bool = False,
+    ) -> bool:
         """See the port. The error stays in the record as ``last_error``; a queued job shows none."""
         mode = "attempt" if uses_attempt else "loss" if error else "neither"
-        args = self._args(now, attempt.job_id, attempt.token, mode, *record.encode_error(error))
+        later = [repr(float(now + wait_s)) if wait_s else "", "1" if died else ""]
+        args = self._args(now, attempt.job_id, attempt.token, mode, *record.encode_error(error), *later)
         return bool(await self._give_back(self._shared_keys, args))
 
     async def reclaim(self, worker: str, now: float) -> int:
@@ -152,7 +171,7 @@ class RedisJobStore:
 
     async def demand(self) -> Sequence[Demand]:
         """See the port."""
-        rows = await self._demand([self._keys.demand], [self._keys.prefix])
+        rows = await self._demand([self._keys.demand, self._keys.delayed], [self._keys.prefix])
         return sorted(
             (Demand(model, queued, float(oldest) / 1000, int(total) / 1000) for model, queued, oldest, total in rows),
             key=lambda demand: demand.model,
@@ -162,6 +181,11 @@ class RedisJobStore:
         """See the port."""
         rank = await self._link.call("ZRANK", self._keys.queued(model), job_id)
         return None if rank is None else int(rank)
+
+    async def drained(self) -> Mapping[str, int]:
+        """See the port."""
+        flat = await self._link.call("HGETALL", self._keys.drained)
+        return {name: int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
     async def rates(self) -> Mapping[str, float]:
         """See the port."""
@@ -186,13 +210,24 @@ class RedisJobStore:
 
 def prelude() -> str:
     """What every job script begins with: rules that are written down once, here in Lua."""
-    return f"{moves_table()}\nlocal RATE_TAU_S = {record.RATE_TAU_S!r}"
+    constants = {
+        "RATE_TAU_S": record.RATE_TAU_S,
+        "DUE_SLACK_S": DUE_SLACK_S,
+        "LETTER_RETENTION_S": LETTER_RETENTION_S,
+    }
+    return "\n".join([moves_table(), *(f"local {name} = {value!r}" for name, value in constants.items())])
 
 
 def moves_table() -> str:
     """``job.TRANSITIONS`` in Lua, as one text to search: every call of a script would build a table anew."""
     moves = sorted(f"{before}>{after}" for before, afters in TRANSITIONS.items() for after in afters)
     return f"local MOVES = ' {' '.join(moves)} '"
+
+
+def full(spec: JobSpec, bound: str, queued: int) -> QueueFull:
+    """The refusal of a job that would go over a bound."""
+    whose = {"tenant": f"tenant {spec.tenant}", "model": f"model {spec.model}", "all": "all models together"}[bound]
+    return QueueFull(f"{queued} jobs of {whose} are queued, and no more may be: wait until some have run", bound=bound)
 
 
 def _nonce() -> str:
@@ -203,5 +238,6 @@ def _conflict(spec: JobSpec) -> IdConflict:
     return IdConflict(f"job {spec.id} exists with other content; use another id for other content")
 
 
-def _unknown(job_id: str) -> UnknownJob:
+def unknown(job_id: str) -> UnknownJob:
+    """The answer about a job that is not there."""
     return UnknownJob(f"there is no job {job_id}, or its record has passed its retention")

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from affinity.fleet import Demand, FleetView, Measurement, WorkerReport
+from affinity.io.letters import LetterStore
 from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome
 from affinity.orders import Order, OrderState
 
@@ -37,6 +38,18 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Most jobs that may be queued: of the job's tenant, of its model, in all. ``None``: as many as come."""
+
+    tenant: int | None = None
+    model: int | None = None
+    in_all: int | None = None
+
+
+UNBOUNDED = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of jobs, newest first. ``cursor`` continues it; ``None`` at the end."""
 
@@ -51,7 +64,8 @@ class Verdict(StrEnum):
     ``held``: another attempt runs under a live lease: never ack; hand back or hold until that attempt is over.
     ``expired``: its ``ttl_s`` was over, the job is now ``expired``: ack. ``exhausted``: it was lost too often
     (``MAX_LOSSES``), the job is now ``failed``: dead-letter. ``stranger``: the id is that of a job with other content,
-    which is left alone: dead-letter.
+    which is left alone: dead-letter. ``delayed``: it failed and is not to run before ``Job.not_before``: have the
+    broker bring it again then.
     """
 
     STARTED = "started"
@@ -60,6 +74,7 @@ class Verdict(StrEnum):
     EXPIRED = "expired"
     EXHAUSTED = "exhausted"
     STRANGER = "stranger"
+    DELAYED = "delayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +86,18 @@ class StartAnswer:
 
 
 class JobStore(Protocol):
-    """Job records, their indexes, the outbox and the demand. Terminal transitions happen once; the first one wins."""
+    """Job records, their indexes, the outbox and the demand. Terminal transitions happen once; the first one wins.
 
-    async def create(self, spec: JobSpec, now: float) -> Created:
-        """Record a job as queued and unpublished. ``IdConflict`` if the id is taken by other content."""
+    ``letters`` are the jobs among them that failed, and other dead letters.
+    """
+
+    @property
+    def letters(self) -> LetterStore:
+        """The dead letters."""
+
+    async def create(self, spec: JobSpec, now: float, bounds: Bounds = UNBOUNDED) -> Created:
+        """Record a job as queued and unpublished. ``IdConflict`` if the id is taken by other content; ``QueueFull``
+        (and nothing recorded) where it would go over a bound. A job that is there is never over one."""
 
     async def published(self, job_id: str) -> None:
         """The publish was confirmed: take the job out of the outbox and say ``job.accepted``."""
@@ -88,8 +111,10 @@ class JobStore(Protocol):
     async def get(self, job_id: str) -> Job:
         """One job; ``UnknownJob``."""
 
-    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
-        """Jobs newest first, filtered; ``InvalidInput`` for a cursor we never gave out."""
+    async def page(
+        self, state: JobState | None, model: str | None, limit: int, cursor: str | None, tenant: str = ""
+    ) -> Page:
+        """Jobs newest first, filtered (no tenant: everybody's); ``InvalidInput`` for a cursor we never gave out."""
 
     async def cancel(self, job_id: str, now: float) -> Job:
         """Cancel a queued job. ``UnknownJob``; ``NotCancellable`` when it runs or has ended."""
@@ -109,11 +134,20 @@ class JobStore(Protocol):
     async def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """Store the outcome and notify, if this attempt still owns the job; false (and nothing done) otherwise."""
 
-    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+    async def give_back(
+        self,
+        attempt: Attempt,
+        error: JobError | None,
+        uses_attempt: bool,
+        now: float,
+        wait_s: float = 0.0,
+        died: bool = False,
+    ) -> bool:
         """Running -> queued, if this attempt still owns the job; false otherwise.
 
         ``uses_attempt`` false takes the attempt back (a loss is counted instead when there is an ``error``; a plain
-        hand-back of a stopping worker, without one, counts as neither).
+        hand-back of a stopping worker, without one, counts as neither). For ``wait_s`` it may not be started, and is no
+        demand. ``died``: its executor did, under it.
         """
 
     async def reclaim(self, worker: str, now: float) -> int:
@@ -126,10 +160,13 @@ class JobStore(Protocol):
         """Queued -> failed: the job gives up before it starts. False if it is not queued (any more)."""
 
     async def demand(self) -> Sequence[Demand]:
-        """Queued jobs per model, by model name; models without any are left out. Without rates."""
+        """Queued jobs that may run now per model, by model name; models without any are left out. Without rates."""
+
+    async def drained(self) -> Mapping[str, int]:
+        """How many jobs have ever left the queue, by model, and by ``@`` and tenant."""
 
     async def position(self, job_id: str, model: str) -> int | None:
-        """How many queued jobs of its model come before it; ``None`` if it is not queued (any more)."""
+        """How many queued jobs of its model come before it; ``None`` if it is not queued, or not to run yet."""
 
     async def rates(self) -> Mapping[str, float]:
         """Running mean of arrivals per second, by model; models that are hardly asked for are left out."""
@@ -248,7 +285,9 @@ class Delivery(Protocol):
     dead_reason: str | None
     """Why the broker itself gave it up (``delivery_limit``, ``expired``), where it came by dead-lettering."""
     redelivered: bool
-    """True if it was in somebody's hands before and came back from there."""
+    """True if it was in somebody's hands before and came back from there, at once or after a wait."""
+    alone: bool
+    """True if its job is to run by itself: an executor was lost with it, and others shall not be."""
 
     async def ack(self) -> None:
         """Settled: the broker may forget it."""
@@ -273,6 +312,19 @@ class DeadLetter:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Buried(Protocol):
+    """A message from the dead-letter queue. It comes again if it is not acked before the connection ends."""
+
+    body: bytes
+    routing_key: str
+    message_id: str | None
+    correlation_id: str | None
+    headers: Mapping[str, object]
+
+    async def ack(self) -> None:
+        """The broker may forget it."""
+
+
 class Publisher(Protocol):
     """Confirmed publishing. Returning means the broker has the message on disk; ``BrokerUnavailable`` means it may
     have it or not: ids are idempotent, so publish again."""
@@ -280,8 +332,17 @@ class Publisher(Protocol):
     async def publish(self, spec: JobSpec, created_at: float) -> None:
         """To the jobs exchange: to whoever holds the model, else to fallback."""
 
-    async def park(self, spec: JobSpec, created_at: float) -> None:
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
         """Straight into the model's queue (declared if need be)."""
+
+    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+        """To the jobs exchange, but only after a wait, one of ``job.RUNGS_S``: until then the broker keeps it."""
+
+    async def publish_raw(self, body: bytes, routing_key: str, message_id: str | None) -> None:
+        """To the jobs exchange: a body as a foreign client would send it."""
+
+    async def take_dead(self, most: int) -> Sequence[Buried]:
+        """Up to ``most`` messages from the dead-letter queue."""
 
     async def bury(self, letter: DeadLetter) -> None:
         """Into the dead-letter queue."""

@@ -1,8 +1,11 @@
-"""One connection to RabbitMQ, kept up, with the fixed part of the topology declared on it.
+"""The connections to RabbitMQ, kept up, with the fixed part of the topology declared.
 
 aio-pika's robust objects restore what they once did, also what was undone since; so nothing here is robust. The state
 we want is ours to know: after each reconnect the topology is declared again and every intake applies its bindings and
 consumers again. Publishing, control and consuming have channels of their own, since an RPC holds its channel's lock.
+
+Publishing has a connection of its own, too. A broker short of memory or disk stops reading from whoever publishes; on
+the same connection it would not hear our acks any more, and never get rid of what it is short of room for.
 """
 
 import asyncio
@@ -26,12 +29,18 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 HEARTBEAT_S = 10
 """A black-holed connection is noticed within two of these; the broker's default would take minutes."""
 
+PUBLISH = "publish"
+"""The purpose of the channel that publishes."""
+
+BLOCKED_RETRY_S = 5.0
+"""When to try again while an alarm lasts: somebody has to make room first."""
+
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 5.0
 
 
 class Rabbit:
-    """The connection, its publisher and its intakes.
+    """The connections, the publisher and the intakes.
 
     ``name`` is shown in the broker's list of connections. ``open`` returns at once; while the broker is away every
     call raises ``BrokerUnavailable`` and a task goes on trying.
@@ -43,6 +52,7 @@ class Rabbit:
         self._url = url
         self._name = name
         self._connection: AbstractConnection | None = None
+        self._publishing: AbstractConnection | None = None
         self._channels: dict[str, AbstractChannel] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._intakes: list[RabbitIntake] = []
@@ -82,20 +92,34 @@ class Rabbit:
         prepare: Callable[[AbstractChannel], Awaitable[None]] | None = None,
         on_return_raises: bool = False,
     ) -> AbstractChannel:
-        """The channel kept for a purpose, opened anew where it was closed. A strong reference is kept here."""
+        """The channel kept for a purpose, opened anew where it was closed. A strong reference is kept here.
+
+        For ``PUBLISH`` it raises what ``refuse_if_blocked`` does.
+        """
+        if purpose == PUBLISH:
+            self.refuse_if_blocked()
         async with self._opening.setdefault(purpose, asyncio.Lock()):
             channel = self._channels.get(purpose)
             if channel is None or channel.is_closed:
-                if self._connection is None or not self._up.is_set():
+                connection = self._publishing if purpose == PUBLISH else self._connection
+                if connection is None or not self._up.is_set():
                     raise BrokerUnavailable(f"RabbitMQ is not connected ({self.address}); trying again")
                 channel = await asyncio.wait_for(
-                    self._connection.channel(publisher_confirms=on_return_raises, on_return_raises=on_return_raises),
+                    connection.channel(publisher_confirms=on_return_raises, on_return_raises=on_return_raises),
                     RPC_TIMEOUT_S,
                 )
                 if prepare:
                     await prepare(channel)
                 self._channels[purpose] = channel
             return channel
+
+    def refuse_if_blocked(self) -> None:
+        """Raise ``BrokerUnavailable`` while the broker reads nothing that we publish: waiting would only time out."""
+        if self._up.is_set() and self._publishing is not None and _is_blocked(self._publishing):
+            raise BrokerUnavailable(
+                f"RabbitMQ ({self.address}) is short of memory or disk and takes no jobs until it has room again",
+                BLOCKED_RETRY_S,
+            )
 
     async def drop_channel(self, purpose: str) -> None:
         """Close a purpose's channel, if open."""
@@ -147,26 +171,30 @@ class Rabbit:
             delay_s = min(delay_s * 2, RETRY_MOST_S)
 
     async def _connect(self) -> asyncio.Future[None]:
-        url = aio_pika.connection.make_url(self._url)
-        connection = await aio_pika.connect(
-            url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_S),
-            timeout=CONNECT_TIMEOUT_S,
-            client_properties={"connection_name": self._name},
-        )
-        self._connection = connection
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_close(*_: object) -> None:
             if not closed.done():
                 closed.set_result(None)
 
-        connection.close_callbacks.add(on_close)
+        connection = self._connection = await self._dial(self._name, on_close)
+        self._publishing = await self._dial(f"{self._name}, publishing", on_close)
         await asyncio.wait_for(self._declare(connection), RPC_TIMEOUT_S)
         self._up.set()
         for intake in self._intakes:
             await intake.apply()
         log.info("broker.connected", address=self.address)
         return closed
+
+    async def _dial(self, name: str, on_close: Callable[..., None]) -> AbstractConnection:
+        url = aio_pika.connection.make_url(self._url)
+        connection = await aio_pika.connect(
+            url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_S),
+            timeout=CONNECT_TIMEOUT_S,
+            client_properties={"connection_name": name},
+        )
+        connection.close_callbacks.add(on_close)
+        return connection
 
     async def _declare(self, connection: AbstractConnection) -> None:
         names = self.topology
@@ -185,7 +213,21 @@ class Rabbit:
     async def _drop(self) -> None:
         self._up.clear()
         self._channels.clear()
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connections = [each for each in (self._publishing, self._connection) if each is not None]
+        self._publishing = self._connection = None
+        for connection in connections:
             with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_S)
+
+
+def _is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has said ``connection.blocked``. The client keeps that to itself, but waits in ``ready``."""
+    if connection.transport is None:
+        return False
+    waiting = connection.transport.connection.ready()
+    try:
+        waiting.send(None)
+    except StopIteration:
+        return False
+    waiting.close()
+    return True

@@ -7,7 +7,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from affinity.errors import InvariantBroken
-from affinity.io.rabbit_publisher import PARKED_HEADER
+from affinity.io.rabbit_publisher import ALONE_HEADER, PARKED_HEADER, RETRY_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,8 @@ class RabbitDelivery:
         self.parked = PARKED_HEADER in headers
         reason = headers.get("x-last-death-reason") or headers.get("x-first-death-reason")
         self.dead_reason = None if reason is None else str(reason)
-        self.redelivered = bool(message.redelivered)
+        self.redelivered = bool(message.redelivered) or RETRY_HEADER in headers
+        self.alone = ALONE_HEADER in headers
         self._message = message
         self._settled = False
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import aio_pika
@@ -9,6 +10,7 @@ from aio_pika.abc import AbstractChannel, HeadersType
 
 from affinity.errors import BrokerUnavailable
 from affinity.io.ports import DeadLetter
+from affinity.io.rabbit_buried import RabbitBuried
 from affinity.job import JobSpec
 from affinity.topology import PERSISTENT
 from affinity.wire import encode_message
@@ -25,6 +27,9 @@ MAX_SHORT = 255
 """Bytes in a routing key, the broker's own limit."""
 
 PARKED_HEADER = "affinity-parked"
+ALONE_HEADER = "affinity-alone"
+RETRY_HEADER = "affinity-retry"
+LIFE_HEADER = "affinity-life"
 CODE_HEADER = "affinity-code"
 
 
@@ -41,18 +46,52 @@ class RabbitPublisher:
         message = _message(encode_message(spec, created_at), spec.id, {})
         await self._send(self._rabbit.topology.jobs_exchange, spec.model, message)
 
-    async def park(self, spec: JobSpec, created_at: float) -> None:
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
         """Into the model's queue. Headers of earlier trips (``x-death`` ...) are not carried over."""
         queue = self._rabbit.topology.model_queue(spec.model)
         if queue not in self._declared:
             await self.declare_model_queue(spec.model)
-        message = _message(encode_message(spec, created_at), spec.id, {PARKED_HEADER: 1})
+        message = _message(encode_message(spec, created_at), spec.id, {PARKED_HEADER: 1, **_again(alone)})
         try:
             await self._send("", queue, message)
         except BrokerUnavailable:
             # The queue may have been deleted by an operator since we declared it: declare it again next time.
             self._declared.discard(queue)
             raise
+
+    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+        """Into a queue from which the broker itself sends it on to the jobs exchange when its time is over.
+
+        It keeps the model as routing key, and begins without a past: with the headers of earlier trips (``x-death``)
+        the broker might take it for one that goes round in circles.
+        """
+        name = self._rabbit.topology.retry(wait_s)
+        if name not in self._declared:
+            await self._declare_retry(name, wait_s)
+        message = _message(encode_message(spec, created_at), spec.id, {RETRY_HEADER: 1, **_again(alone)})
+        try:
+            await self._send(name, spec.model, message)
+        except BrokerUnavailable:
+            self._declared.discard(name)
+            raise
+
+    async def publish_raw(self, body: bytes, routing_key: str, message_id: str | None) -> None:
+        """To the jobs exchange, as a foreign client would; ``message_id`` may be the id of a job in it."""
+        message = aio_pika.Message(body, delivery_mode=PERSISTENT, message_id=message_id or uuid.uuid4().hex)
+        await self._send(self._rabbit.topology.jobs_exchange, routing_key, message)
+
+    async def take_dead(self, most: int) -> Sequence[RabbitBuried]:
+        """Up to ``most`` dead letters, by ``basic.get``; each is to be settled."""
+        taken: list[RabbitBuried] = []
+        with self._rabbit.translated("taking dead letters"):
+            channel = await self._rabbit.channel("dead")
+            queue = await channel.get_queue(self._rabbit.topology.dead, ensure=False)
+            while len(taken) < most:
+                message = await queue.get(fail=False, timeout=PUBLISH_TIMEOUT_S)
+                if message is None:
+                    break
+                taken.append(RabbitBuried(message))
+        return taken
 
     async def bury(self, letter: DeadLetter) -> None:
         """Into the dead letters, with the reason in the headers."""
@@ -67,7 +106,8 @@ class RabbitPublisher:
         await self._send(self._rabbit.topology.dead, _plain(letter.model, MAX_SHORT), message)
 
     async def ping(self) -> None:
-        """Ask the broker for the fallback queue; raises ``BrokerUnavailable``."""
+        """Ask the broker for the fallback queue; raises ``BrokerUnavailable``, also while it takes no jobs."""
+        self._rabbit.refuse_if_blocked()
         if await self.depth(self._rabbit.topology.fallback) is None:
             raise BrokerUnavailable("RabbitMQ answers, but the fallback queue is gone: restart the dispatcher")
 
@@ -100,12 +140,28 @@ class RabbitPublisher:
             await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=PUBLISH_TIMEOUT_S)
         self._declared.add(queue)
 
+    async def _declare_retry(self, name: str, wait_s: float) -> None:
+        """Each wait has an exchange, which takes any routing key, and one queue behind it."""
+        with self._rabbit.translated("declaring a retry queue"):
+            channel = await self._rabbit.channel("control")
+            arguments: dict[str, Any] = dict(self._rabbit.topology.retry_arguments(wait_s))
+            exchange = await channel.declare_exchange(
+                name, aio_pika.ExchangeType.FANOUT, durable=True, timeout=PUBLISH_TIMEOUT_S
+            )
+            queue = await channel.declare_queue(name, durable=True, arguments=arguments, timeout=PUBLISH_TIMEOUT_S)
+            await queue.bind(exchange, timeout=PUBLISH_TIMEOUT_S)
+        self._declared.add(name)
+
     async def _send(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
         with self._rabbit.translated("publishing"):
             async with self._slots:
                 channel = await self._rabbit.channel("publish", on_return_raises=True)
                 target = await _exchange(channel, exchange)
                 await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+
+
+def _again(alone: bool) -> dict[str, int]:
+    return {ALONE_HEADER: 1} if alone else {}
 
 
 def _plain(text: str, most: int) -> str:

@@ -82,6 +82,7 @@ def worker_json(report: WorkerReport, now: float, pins: Pins) -> dict[str, objec
             _resident_json(resident, resident.pinned or pins.cover(resident.model, report.worker))
             for resident in report.residents
         ],
+        "cached": sorted(report.cached),
         "metrics_url": report.metrics_url,
     }
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from affinity.errors import AffinityError, InvalidInput, UnknownJob
 from affinity.job import Job, JobSpec, JobState, check_job_id
 from affinity.wire import job_to_json
+from dispatcher.auth import caller_in
 from dispatcher.bodies import IDEMPOTENCY_KEY, as_object, items_of, job_spec, read_object
 from dispatcher.openapi import body, headers, problems
 from dispatcher.prefer import wait_preference
@@ -42,7 +43,7 @@ async def submit(request: Request) -> Response:
     Nothing of a refused job is kept. Sending a job again under the same `id` is always safe.
     """
     dispatcher = dispatcher_of(request)
-    spec = job_spec(await read_object(request), request.headers.get(IDEMPOTENCY_KEY))
+    spec = job_spec(await read_object(request), request.headers.get(IDEMPOTENCY_KEY), caller_in(request).tenant)
     wait_s = wait_preference(request.headers.getlist("prefer"))
     if not wait_s:
         submission = await dispatcher.submitter.submit_and_mark(spec)
@@ -66,7 +67,8 @@ async def submit_batch(request: Request) -> Response:
     """Each job is accepted or refused by itself; the answer has a job or a problem for each, in order."""
     dispatcher = dispatcher_of(request)
     items = items_of(await read_object(request), "jobs", dispatcher.services.settings.dispatcher_max_batch)
-    answers = await dispatcher.submitter.submit_all([_spec_or_error(item) for item in items])
+    tenant = caller_in(request).tenant
+    answers = await dispatcher.submitter.submit_all([_spec_or_error(item, tenant) for item in items])
     refused = sum(isinstance(answer, AffinityError) for answer in answers)
     jobs = [job_to_json(a.job) if isinstance(a, Submission) else problem_of(a) for a in answers]
     return JsonResponse({"accepted": len(answers) - refused, "refused": refused, "jobs": jobs})
@@ -125,9 +127,9 @@ def _known_form(job_id: str) -> str:
         raise UnknownJob("there is no job of that id: ids are 1 to 128 letters, digits or . _ : -") from None
 
 
-def _spec_or_error(item: object) -> JobSpec | AffinityError:
+def _spec_or_error(item: object, tenant: str) -> JobSpec | AffinityError:
     try:
-        return job_spec(as_object(item))
+        return job_spec(as_object(item), tenant=tenant)
     except AffinityError as error:
         return error
 

@@ -32,7 +32,9 @@ async def metrics(request: Request) -> Response:
 
 
 async def _ask_store(services: Services) -> StoreGauges:
-    demand, sighting = await asyncio.gather(services.store.demand(), services.fleet.sighting())
+    demand, sighting, dead = await asyncio.gather(
+        services.store.demand(), services.fleet.sighting(), services.store.letters.counts()
+    )
     now = services.clock.now()
     names = [entry.name for entry in services.catalog]
     # Every model has its series, so that an empty queue is a 0 and not a gap.
@@ -46,6 +48,7 @@ async def _ask_store(services: Services) -> StoreGauges:
             **{report.worker: False for report in sighting.lost},
             **dict.fromkeys(sighting.view.workers, True),
         },
+        dead_letters=dead,
     )
 
 

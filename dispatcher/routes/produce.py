@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from affinity.errors import AffinityError, InvalidInput
 from affinity.job import JobSpec
 from affinity.wire import rfc3339, spec_from_json
+from dispatcher.auth import caller_in
 from dispatcher.bodies import as_object, items_of, new_id, read_object
 from dispatcher.openapi import body, problems
 from dispatcher.problems import ProblemResponse
@@ -32,7 +33,7 @@ ECHO = "echo"
 async def produce(request: Request) -> Response:
     """A job for `model` (`echo` if not said) with `payload` as its input."""
     dispatcher = dispatcher_of(request)
-    spec = produced_spec(await read_object(request))
+    spec = produced_spec(await read_object(request), caller_in(request).tenant)
     submission = await dispatcher.submitter.submit_and_mark(spec)
     now = dispatcher.services.clock.now()
     return JsonResponse({"status": "success", "message_id": submission.job.id, "timestamp": rfc3339(now)})
@@ -50,7 +51,8 @@ async def batch_produce(request: Request) -> Response:
     """
     dispatcher = dispatcher_of(request)
     items = items_of(await read_object(request), "messages", dispatcher.services.settings.dispatcher_max_batch)
-    specs = [_spec_of_item(number, item) for number, item in enumerate(items)]
+    tenant = caller_in(request).tenant
+    specs = [_spec_of_item(number, item, tenant) for number, item in enumerate(items)]
     await asyncio.gather(*(dispatcher.submitter.check(spec) for spec in specs))
     answers = await dispatcher.submitter.submit_all(specs)
     errors = [answer for answer in answers if isinstance(answer, AffinityError)]
@@ -60,7 +62,7 @@ async def batch_produce(request: Request) -> Response:
     return JsonResponse({"status": "success", "messages_produced": produced})
 
 
-def produced_spec(message: Mapping[str, object]) -> JobSpec:
+def produced_spec(message: Mapping[str, object], tenant: str = "") -> JobSpec:
     """The job a message stands for. Fields we do not know are ignored, as the older producer did."""
     if "payload" not in message:
         raise InvalidInput("is missing", "payload")
@@ -68,12 +70,12 @@ def produced_spec(message: Mapping[str, object]) -> JobSpec:
     content: object = payload
     if model == ECHO:
         content = {"payload": payload, **({} if seconds is None else {"processing_time": seconds})}
-    return spec_from_json({"id": _id(message.get("id")), "model": model, "input": content})
+    return spec_from_json({"id": _id(message.get("id")), "model": model, "input": content, "tenant": tenant})
 
 
-def _spec_of_item(number: int, item: object) -> JobSpec:
+def _spec_of_item(number: int, item: object, tenant: str) -> JobSpec:
     try:
-        return produced_spec(as_object(item))
+        return produced_spec(as_object(item), tenant)
     except InvalidInput as error:
         place = f"messages[{number}]" if error.field is None else f"messages[{number}].{error.field}"
         raise InvalidInput(error.message.removeprefix(f"{error.field}: "), place) from None

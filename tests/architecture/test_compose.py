@@ -47,6 +47,9 @@ SERVICE_KEYS = {
 LEFT_OUT = {
     "RABBITMQ_URL": "the stack has its own broker, by host, port, user and password",
     "MODELS_CATALOG": "a path of the host means nothing in a container; the catalogue is in the image",
+    "AFFINITY_API_KEYS_FILE": "a path of the host; docs/security.md shows the override that mounts it",
+    "RABBITMQ_CA_FILE": "the stack's servers are on a network of their own",
+    "REDIS_CA_FILE": "the stack's servers are on a network of their own",
     "WORKER_ID": "several containers would have the same; the default is the container's own id",
     "CUDA_VISIBLE_DEVICES": "empty it would hide every GPU; WORKER_GPU_INDEX chooses",
 }
@@ -183,7 +186,7 @@ def test_the_passwords_reach_those_who_need_them():
         given = {key.lower(): value for key, value in services[name]["environment"].items() if value}
         settings = settings_class(**{"rabbitmq_url": None, **given})  # Not that of whoever runs the tests.
         assert settings.broker_url == "amqp://me:rabbit0@rabbitmq:5672/"
-        assert settings.store_url == "redis://:redis0@redis:6379/0"
+        assert settings.store_url == "redis://affinity:redis0@redis:6379/0"
 
 
 @each_of_ours

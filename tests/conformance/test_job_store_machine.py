@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from affinity.errors import AffinityError
 from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RedisJobStore
+from affinity.io.letters import LetterFilter
 from affinity.io.redis_client import RedisLink
 from affinity.job import Attempt, JobError, JobState
 from affinity.topology import Keys
@@ -23,6 +24,10 @@ from tests.support.job_samples import a_report, a_spec, an_outcome
 NOW = 1_700_000_000.0
 SPECS = [a_spec("a", "m"), a_spec("b", "m"), a_spec("b", "m", n=2), a_spec("c", "n", ttl_s=5.0), a_spec("d", "n")]
 IDS = sorted({spec.id for spec in SPECS})
+LATE = NOW + 1e6
+"""By the stores' own clocks, the real server's among them: every short wait is over, and a long one never is."""
+
+WAITS_S = [0.0, 2.0, 1e10]
 WORKERS = ["w1", "w2"]
 ERRORS = [None, JobError("out_of_vram", "no room"), JobError("job_timeout", "too long")]
 
@@ -45,7 +50,7 @@ class Comparison(RuleBasedStateMachine):
         self.keys = Keys(f"machine{secrets.token_hex(6)}")
         self.real = RedisJobStore(self.link, self.keys)
         self.real_fleet = RedisFleetStore(self.link, self.keys)
-        self.fake = FakeStores(FakeClock(NOW))
+        self.fake = FakeStores(FakeClock(LATE))
         self.now = NOW
         self.ended: dict[str, JobState] = {}
 
@@ -97,9 +102,32 @@ class Comparison(RuleBasedStateMachine):
     def finish(self, attempt: Attempt, error: JobError | None) -> None:
         self.both(lambda store: store.finish(attempt, an_outcome(error=error), self.now))
 
-    @rule(attempt=attempts, error=st.sampled_from(ERRORS), uses_attempt=st.booleans())
-    def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool) -> None:
-        self.both(lambda store: store.give_back(attempt, error, uses_attempt, self.now))
+    @rule(
+        attempt=attempts,
+        error=st.sampled_from(ERRORS),
+        uses_attempt=st.booleans(),
+        wait_s=st.sampled_from(WAITS_S),
+        died=st.booleans(),
+    )
+    def give_back(
+        self, attempt: Attempt, error: JobError | None, uses_attempt: bool, wait_s: float, died: bool
+    ) -> None:
+        self.both(lambda store: store.give_back(attempt, error, uses_attempt, self.now, wait_s, died))
+
+    @rule(job_id=ids)
+    def ask_for_a_redrive(self, job_id: str) -> None:
+        taken = self.both(lambda store: _first(store.letters.redrive([job_id], 0.001)))
+        assert list(taken) == ([job_id] if self.ended.get(job_id) is JobState.FAILED else [])
+
+    @rule(job_id=ids)
+    def revive(self, job_id: str) -> None:
+        if self.both(lambda store: store.letters.revive(job_id, self.now)):
+            assert self.ended.pop(job_id) is JobState.FAILED
+
+    @rule(spec=specs, life=st.sampled_from([None, 0, 1]))
+    def bury(self, spec: Any, life: int | None) -> None:
+        error = JobError("undeliverable", "in vain")
+        self.both(lambda store: store.letters.bury(spec, self.now, life, error, self.now))
 
     @rule(job_id=ids)
     def cancel(self, job_id: str) -> None:
@@ -150,9 +178,18 @@ class Comparison(RuleBasedStateMachine):
     @invariant()
     def demand_is_what_is_queued(self) -> None:
         demand = self.both(lambda store: store.demand())
-        queued = self.both(lambda store: store.page(JobState.QUEUED, None, 500, None)).jobs
+        listed = self.both(lambda store: store.page(JobState.QUEUED, None, 500, None)).jobs
+        queued = [job for job in listed if job.not_before is None or job.not_before <= LATE]
         assert sum(one.queued for one in demand) == len(queued)
         assert sum(one.summed_arrival_s for one in demand) == sum(job.created_at for job in queued)
+
+    @invariant()
+    def what_has_failed_is_a_dead_letter_and_nothing_else_is(self) -> None:
+        letters = self.both(lambda store: store.letters.page(LetterFilter(), 500, None)).letters
+        failed = self.both(lambda store: store.page(JobState.FAILED, None, 500, None)).jobs
+        assert sorted(letter.id for letter in letters) == sorted(job.id for job in failed)
+        assert sum(self.both(lambda store: store.letters.counts()).values()) == len(failed)
+        self.both(lambda store: store.letters.page(LetterFilter("load_failed", "m"), 500, None))
 
     @invariant()
     def the_same_was_said(self) -> None:
@@ -162,6 +199,10 @@ class Comparison(RuleBasedStateMachine):
 
         said = [{**event.fields, "kind": event.kind} for event in self.fake.said]
         assert [{name: text for name, text in one.items() if name != "at"} for one in self.runner.run(told())] == said
+
+
+async def _first(answer: Awaitable[Any]) -> Any:
+    return (await answer)[0]
 
 
 async def _await(answer: Awaitable[Any]) -> Any:

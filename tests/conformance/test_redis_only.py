@@ -7,8 +7,10 @@ import pytest
 from affinity.errors import InvariantBroken
 from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RedisJobStore, moves_table
+from affinity.io.letter_store import LETTER_RETENTION_S
+from affinity.io.letters import LetterFilter, LooseLetter
 from affinity.io.redis_client import RedisLink, lua
-from affinity.job import TRANSITIONS, JobState
+from affinity.job import TRANSITIONS, JobError, JobState
 from affinity.topology import Keys
 from tests.support.job_samples import a_report, a_spec, an_attempt, an_outcome
 
@@ -65,7 +67,7 @@ async def test_every_key_is_one_that_the_topology_names(
     assert await all_keys(link, keys) == {
         keys.job("j1"), keys.job("j2"), keys.unpublished, keys.queued("m"), keys.demand, keys.events,
         keys.index(), keys.index("", "m"), keys.index("queued"), keys.index("queued", "m"),
-        keys.index("running"), keys.index("running", "m"), keys.rates,
+        keys.index("running"), keys.index("running", "m"), keys.rates, keys.drained,
     }  # fmt: skip
     report = a_report("w1", gpu="GPU-1")
     before = await all_keys(link, keys)
@@ -79,6 +81,56 @@ async def test_every_key_is_one_that_the_topology_names(
     }  # fmt: skip
     await fleet.leave(report)
     assert await all_keys(link, keys) - before == {keys.epoch, keys.reaping("w9")}
+
+
+async def test_waits_and_dead_letters_have_keys_that_the_topology_names_too(
+    link: RedisLink, keys: Keys, jobs: RedisJobStore
+) -> None:
+    attempt, error = an_attempt("j1"), JobError("job_failed", "raised")
+    await jobs.start([(attempt, a_spec("j1", "m"), NOW)], NOW)
+    before = await all_keys(link, keys)
+    await jobs.give_back(attempt, error, True, NOW, wait_s=1e10)
+    assert await all_keys(link, keys) - before == {
+        keys.delayed, keys.index("queued"), keys.index("queued", "m"),
+    }  # fmt: skip
+    await jobs.fail("j1", error, NOW)
+    await jobs.letters.redrive(["j1"], 1.0)
+    await jobs.letters.keep(LooseLetter("~a", error, "m", None, b"", 0, "m", None), NOW)
+    assert await all_keys(link, keys) - before == {
+        keys.index("failed"), keys.index("failed", "m"), keys.retained, keys.dead(), keys.dead("job_failed"),
+        keys.dead("", "m"), keys.dead("job_failed", "m"), keys.dead_codes, keys.redrives, keys.letter("~a"),
+    }  # fmt: skip
+
+
+async def test_dead_letters_stay_for_a_week_and_one_that_is_put_back_for_good(
+    link: RedisLink, keys: Keys, jobs: RedisJobStore
+) -> None:
+    await jobs.create(a_spec(), NOW)
+    await jobs.fail("j1", JobError("job_failed", "raised"), NOW)
+    await jobs.letters.keep(LooseLetter("~a", JobError("x", "y"), "m", None, b"", 0, "m", None), NOW)
+    week_ms = LETTER_RETENTION_S * 1000
+    async with link.guard() as client:
+        for key in (keys.job("j1"), keys.letter("~a")):
+            assert week_ms - 60_000 < await client.pttl(key) <= week_ms
+        await jobs.letters.redrive(["j1"], 1.0)
+        await jobs.letters.revive("j1", NOW)
+        assert await client.pttl(keys.job("j1")) == -1
+
+
+async def test_letters_past_their_week_and_those_without_a_record_leave_every_index(
+    link: RedisLink, keys: Keys, jobs: RedisJobStore
+) -> None:
+    for name in ("old", "gone", "j1"):
+        await jobs.create(a_spec(name), NOW)
+        await jobs.fail(name, JobError("job_failed", "raised"), NOW)
+    indexes = [keys.dead(), keys.dead("job_failed"), keys.dead("", "m"), keys.dead("job_failed", "m")]
+    async with link.guard() as client:
+        for index in indexes:
+            await client.zadd(index, {"job_failed m old": 1000})
+        await client.delete(keys.job("gone"))
+        assert await jobs.letters.counts() == {"job_failed": 2}
+        assert [one.id for one in (await jobs.letters.page(LetterFilter(), 10, None)).letters] == ["j1"]
+        assert [await client.zcard(index) for index in indexes] == [1] * 4
 
 
 async def test_only_terminal_records_expire(link: RedisLink, keys: Keys, jobs: RedisJobStore) -> None:

@@ -7,13 +7,14 @@ expires) is a call here.
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from affinity.errors import BrokerUnavailable, InvariantBroken
 from affinity.io.ports import Arrival, DeadLetter, Delivery
-from affinity.io.rabbit_publisher import CODE_HEADER, PARKED_HEADER
-from affinity.job import JobSpec
+from affinity.io.rabbit_publisher import ALONE_HEADER, CODE_HEADER, PARKED_HEADER, RETRY_HEADER
+from affinity.job import RUNGS_S, JobSpec
 from affinity.topology import Topology
 from affinity.wire import encode_message
 
@@ -40,9 +41,12 @@ class _Consumer:
 
 
 class FakeBroker:
-    """One server. ``down`` makes every call raise; ``restore`` ends it and carries out the wishes made meanwhile."""
+    """One server. ``down`` makes every call raise; ``restore`` ends it and carries out the wishes made meanwhile.
 
-    def __init__(self, topology: Topology) -> None:
+    ``now`` is the time by which ``release`` lets delayed messages go; without it ``expire`` does.
+    """
+
+    def __init__(self, topology: Topology, now: Callable[[], float] = lambda: 0.0) -> None:
         self.topology = topology
         self.down = False
         self.queues: dict[str, deque[StoredMessage]] = {topology.fallback: deque(), topology.dead: deque()}
@@ -51,6 +55,9 @@ class FakeBroker:
         self._intakes: list[FakeIntake] = []
         self._ids = itertools.count(1)
         self._arriving: set[asyncio.Task[None]] = set()
+        self._now = now
+        self.buried_in_hand: list[StoredMessage] = []
+        self._due: dict[StoredMessage, tuple[str, float]] = {}
 
     def intake(self, worker: str) -> "FakeIntake":
         """The consuming side of one worker."""
@@ -66,6 +73,8 @@ class FakeBroker:
     def cut(self) -> None:
         """Lose every connection: what is not settled goes back to its queue, and nothing can be asked."""
         self.down = True
+        self.queues[self.topology.dead].extendleft(reversed(self.buried_in_hand))
+        self.buried_in_hand.clear()
         for intake in self._intakes:
             intake.drop()
 
@@ -79,11 +88,28 @@ class FakeBroker:
     def expire(self, queue: str) -> None:
         """The time to live of everything ready in a model's queue is over."""
         names = self.topology
-        assert queue not in (names.fallback, names.dead), "only model queues have a time to live"
-        for message in self.queues[queue]:
-            self.queues[names.fallback].append(replace(message, dead_reason="expired"))
-        self.queues[queue].clear()
+        assert queue not in (names.fallback, names.dead), "only model and retry queues have a time to live"
+        for message in tuple(self.queues[queue]):
+            if message in self._due:
+                self._due[message] = (queue, float("-inf"))
+            else:
+                self.queues[names.fallback].append(replace(message, dead_reason="expired"))
+                self.queues[queue].remove(message)
+        self.release()
         self.pump()
+
+    def delay(self, queue: str, wait_s: float, message: StoredMessage) -> None:
+        """Keep a message for so long, then send it on to the jobs exchange."""
+        self.queues.setdefault(queue, deque()).append(message)
+        self._due[message] = (queue, self._now() + wait_s)
+
+    def release(self) -> None:
+        """Send on what has been delayed for long enough."""
+        for message, (queue, due_at) in tuple(self._due.items()):
+            if due_at <= self._now() and not self.down:
+                del self._due[message]
+                self.queues[queue].remove(message)
+                self.route(replace(message, dead_reason="expired"))
 
     def declare(self, model: str) -> str:
         """Make sure a model's queue exists; its name."""
@@ -139,12 +165,32 @@ class FakePublisher:
         self._broker.reach()
         self._broker.route(self._broker.message(encode_message(spec, created_at), spec.model, spec.id))
 
-    async def park(self, spec: JobSpec, created_at: float) -> None:
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
         """See the port."""
         self._broker.reach()
         queue = self._broker.declare(spec.model)
         body = encode_message(spec, created_at)
-        self._broker.put(queue, self._broker.message(body, queue, spec.id, **{PARKED_HEADER: 1}))
+        self._broker.put(queue, self._broker.message(body, queue, spec.id, **{PARKED_HEADER: 1}, **_alone(alone)))
+
+    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+        """See the port."""
+        self._broker.reach()
+        assert wait_s in RUNGS_S, "only these waits have a queue"
+        body = encode_message(spec, created_at)
+        message = self._broker.message(body, spec.model, spec.id, **{RETRY_HEADER: 1}, **_alone(alone))
+        self._broker.delay(self._broker.topology.retry(wait_s), wait_s, message)
+
+    async def publish_raw(self, body: bytes, routing_key: str, message_id: str | None) -> None:
+        """See the port."""
+        self._broker.reach()
+        message = self._broker.message(body, routing_key, None)
+        self._broker.route(replace(message, message_id=message_id or message.message_id))
+
+    async def take_dead(self, most: int) -> Sequence["FakeBuried"]:
+        """See the port."""
+        self._broker.reach()
+        ready = self._broker.queues[self._broker.topology.dead]
+        return [FakeBuried(ready.popleft(), self._broker) for _ in range(min(most, len(ready)))]
 
     async def bury(self, letter: DeadLetter) -> None:
         """See the port."""
@@ -173,6 +219,27 @@ class FakePublisher:
         """See the port."""
         self._broker.reach()
         self._broker.bindings.discard((model, worker))
+
+
+class FakeBuried:
+    """The ``Buried`` port."""
+
+    def __init__(self, message: StoredMessage, broker: FakeBroker) -> None:
+        self.body = message.body
+        self.routing_key = message.routing_key
+        self.message_id: str | None = message.message_id
+        self.correlation_id = message.correlation_id
+        self.headers: Mapping[str, object] = message.headers
+        if message.dead_reason:
+            self.headers = {**message.headers, "x-last-death-reason": message.dead_reason}
+        self._message = message
+        self._broker = broker
+        broker.buried_in_hand.append(message)
+
+    async def ack(self) -> None:
+        """See the port."""
+        with suppress(ValueError):  # A lost connection took it back.
+            self._broker.buried_in_hand.remove(self._message)
 
 
 class FakeIntake:
@@ -289,7 +356,8 @@ class FakeDelivery:
         self.message_id: str | None = message.message_id
         self.parked = PARKED_HEADER in message.headers
         self.dead_reason = message.dead_reason
-        self.redelivered = message.redelivered
+        self.redelivered = message.redelivered or RETRY_HEADER in message.headers
+        self.alone = ALONE_HEADER in message.headers
         self._intake = intake
         self._consumer = consumer
         self._settled = False
@@ -307,6 +375,10 @@ class FakeDelivery:
             raise InvariantBroken("a delivery is settled once")
         self._settled = True
         self._intake.settle(self, self._consumer, requeue)
+
+
+def _alone(alone: bool) -> dict[str, int]:
+    return {ALONE_HEADER: 1} if alone else {}
 
 
 async def _arrive(consumer: _Consumer, delivery: FakeDelivery) -> None:

@@ -1,28 +1,33 @@
 """``JobStore`` in memory, part of ``fake_stores``."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp
 from typing import Any, cast
 
-from affinity.errors import IdConflict, NotCancellable, UnknownJob
+from affinity.errors import IdConflict, NotCancellable
 from affinity.fleet import Demand
 from affinity.io import job_record as record
-from affinity.io.job_store import EXHAUSTED, LOST
-from affinity.io.ports import Created, Page, StartAnswer, Verdict
-from affinity.job import MAX_LOSSES, Attempt, Job, JobError, JobSpec, JobState, Outcome, check_transition
+from affinity.io.job_store import EXHAUSTED, LOST, full, unknown
+from affinity.io.letter_store import LETTER_RETENTION_S
+from affinity.io.ports import UNBOUNDED, Bounds, Created, Page, StartAnswer, Verdict
+from affinity.job import (
+    DUE_SLACK_S,
+    MAX_LOSSES,
+    Attempt,
+    Job,
+    JobError,
+    JobSpec,
+    JobState,
+    Outcome,
+    StartKind,
+    check_transition,
+)
 from affinity.wire import dumps, loads, spec_to_json
+from tests.support.fake_letters import FakeLetterStore
+from tests.support.fake_record import Record
 from tests.support.fake_world import FakeWorld
-
-
-@dataclass(slots=True)
-class _Record:
-    job: Job
-    token: str = ""
-    epoch: int = 0
-    last_code: str = ""
-    gone_at: float = float("inf")
 
 
 class FakeJobStore:
@@ -32,15 +37,18 @@ class FakeJobStore:
         self._world = world
         self._retention_s = retention_s
         self._max_result_bytes = max_result_bytes
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
+        self.letters = FakeLetterStore(world, self)
         self._outbox: set[str] = set()
         self._arrivals: defaultdict[str, list[float]] = defaultdict(list)
+        self._drained: Counter[str] = Counter()
 
-    async def create(self, spec: JobSpec, now: float) -> Created:
+    async def create(self, spec: JobSpec, now: float, bounds: Bounds = UNBOUNDED) -> Created:
         found = self._find(spec.id)
         if found is not None:
             _check_content(found, spec)
             return Created(found.job, fresh=False, published=spec.id not in self._outbox)
+        self._check_room(spec, bounds)
         self._outbox.add(spec.id)
         return Created(self._make(spec, now).job, fresh=True, published=False)
 
@@ -65,13 +73,16 @@ class FakeJobStore:
 
     async def get(self, job_id: str) -> Job:
         if (found := self._find(job_id)) is None:
-            raise UnknownJob(f"there is no job {job_id}")
+            raise unknown(job_id)
         return found.job
 
-    async def page(self, state: JobState | None, model: str | None, limit: int, cursor: str | None) -> Page:
+    async def page(
+        self, state: JobState | None, model: str | None, limit: int, cursor: str | None, tenant: str = ""
+    ) -> Page:
         record.check_limit(limit)
         place = None if cursor is None else record.decode_cursor(cursor)
-        chosen = sorted((job for job in self._all() if _matches(job, state, model)), key=_place, reverse=True)
+        whose = [job for job in self._all() if not tenant or job.spec.tenant == tenant]
+        chosen = sorted((job for job in whose if _matches(job, state, model)), key=_place, reverse=True)
         if place is not None:
             chosen = [job for job in chosen if _place(job) < (int(place[0]), place[1])]
         jobs = tuple(chosen[:limit])
@@ -79,7 +90,7 @@ class FakeJobStore:
 
     async def cancel(self, job_id: str, now: float) -> Job:
         if (found := self._find(job_id)) is None:
-            raise UnknownJob(f"there is no job {job_id}")
+            raise unknown(job_id)
         if found.job.state is not JobState.QUEUED:
             raise NotCancellable(f"job {job_id} is {found.job.state}")
         self._settle(found, JobState.CANCELLED, now)
@@ -118,17 +129,26 @@ class FakeJobStore:
             start=outcome.start,
             load_s=outcome.load_s,
             exec_s=outcome.exec_s,
+            evicted=outcome.evicted if outcome.start is StartKind.COLD else None,
             result=loads(text) if text else None,
         )
         self._settle(found, outcome.state, now, outcome.error)
         return True
 
-    async def give_back(self, attempt: Attempt, error: JobError | None, uses_attempt: bool, now: float) -> bool:
+    async def give_back(
+        self,
+        attempt: Attempt,
+        error: JobError | None,
+        uses_attempt: bool,
+        now: float,
+        wait_s: float = 0.0,
+        died: bool = False,
+    ) -> bool:
         found = self._find(attempt.job_id)
         if found is None or found.token != attempt.token:
             return False
         if found.job.state is JobState.RUNNING:
-            self._requeue(found, error, uses_attempt, now)
+            self._requeue(found, error, uses_attempt, now, now + wait_s if wait_s else None, died)
         return found.job.state is JobState.QUEUED
 
     async def reclaim(self, worker: str, now: float) -> int:
@@ -149,14 +169,19 @@ class FakeJobStore:
     async def demand(self) -> Sequence[Demand]:
         queued: dict[str, list[int]] = {}
         for job in self._all():
-            if job.state is JobState.QUEUED:
+            if job.state is JobState.QUEUED and self._due(job):
                 queued.setdefault(job.spec.model, []).append(_place(job)[0])
         return [Demand(model, len(at), min(at) / 1000, sum(at) / 1000) for model, at in sorted(queued.items())]
 
     async def position(self, job_id: str, model: str) -> int | None:
-        queued = (job for job in self._all() if job.state is JobState.QUEUED and job.spec.model == model)
+        mine = (job for job in self._all() if job.state is JobState.QUEUED and job.spec.model == model)
+        queued = (job for job in mine if self._due(job))
         ids = [job.id for job in sorted(queued, key=_place)]
         return ids.index(job_id) if job_id in ids else None
+
+    async def drained(self) -> Mapping[str, int]:
+        self._world.reach()
+        return dict(self._drained)
 
     async def rates(self) -> Mapping[str, float]:
         self._world.reach()
@@ -167,7 +192,7 @@ class FakeJobStore:
             flat += [model, f"{rate!r} {now!r}"]
         return record.decode_rates(flat, now)
 
-    def _find(self, job_id: str) -> _Record | None:
+    def _find(self, job_id: str) -> Record | None:
         self._world.reach()
         found = self._records.get(job_id)
         if found is not None and found.gone_at <= self._world.clock.now():
@@ -179,24 +204,42 @@ class FakeJobStore:
         self._world.reach()
         return [found.job for job_id in list(self._records) if (found := self._find(job_id)) is not None]
 
-    def _make(self, spec: JobSpec, created_at: float) -> _Record:
+    def _check_room(self, spec: JobSpec, bounds: Bounds) -> None:
+        queued = [job.spec for job in self._all() if job.state is JobState.QUEUED]
+        for bound, most, count in (
+            ("tenant", bounds.tenant if spec.tenant else None, sum(job.tenant == spec.tenant for job in queued)),
+            ("model", bounds.model, sum(job.model == spec.model for job in queued)),
+            ("all", bounds.in_all, len(queued)),
+        ):
+            if most is not None and count >= most:
+                raise full(spec, bound, count)
+
+    def _left_the_queue(self, job: Job) -> None:
+        self._drained[job.spec.model] += 1
+        if job.spec.tenant:
+            self._drained[f"@{job.spec.tenant}"] += 1
+
+    def _due(self, job: Job) -> bool:
+        return job.not_before is None or job.not_before <= self._world.clock.now()
+
+    def _make(self, spec: JobSpec, created_at: float) -> Record:
         stored = JobSpec(**cast(dict[str, Any], loads(dumps(spec_to_json(spec)))))
-        made = self._records[spec.id] = _Record(Job(stored, JobState.QUEUED, created_at))
+        made = self._records[spec.id] = Record(Job(stored, JobState.QUEUED, created_at))
         return made
 
-    def _make_accepted(self, spec: JobSpec, created_at: float, now: float) -> _Record:
+    def _make_accepted(self, spec: JobSpec, created_at: float, now: float) -> Record:
         self._outbox.add(spec.id)
         made = self._make(spec, record.sighted(created_at, now))
         self._accept(made, now)
         return made
 
-    def _accept(self, found: _Record, at: float) -> None:
+    def _accept(self, found: Record, at: float) -> None:
         if found.job.id in self._outbox:
             self._outbox.discard(found.job.id)
             self._arrivals[found.job.spec.model].append(self._world.clock.now())
             self._say("job.accepted", at, found.job)
 
-    def _start(self, found: _Record, attempt: Attempt, now: float) -> Verdict:
+    def _start(self, found: Record, attempt: Attempt, now: float) -> Verdict:
         job = found.job
         if job.state is JobState.RUNNING:
             if found.token == attempt.token:
@@ -208,10 +251,10 @@ class FakeJobStore:
             return _verdict_on_ended(found, attempt.token)
         return self._begin(found, attempt, now)
 
-    def _begin(self, found: _Record, attempt: Attempt, now: float) -> Verdict:
+    def _begin(self, found: Record, attempt: Attempt, now: float) -> Verdict:
         job, found.token = found.job, attempt.token
-        first = job.attempts == 0 and job.losses == 0
-        if job.spec.ttl_s is not None and first and now > job.created_at + job.spec.ttl_s:
+        waits = job.not_before is not None or (job.attempts == 0 and job.losses == 0)
+        if job.spec.ttl_s is not None and waits and now > job.created_at + job.spec.ttl_s:
             self._settle(found, JobState.EXPIRED, now)
             return Verdict.EXPIRED
         if job.losses >= MAX_LOSSES:
@@ -220,7 +263,10 @@ class FakeJobStore:
                 found, JobState.FAILED, now, replace(EXHAUSTED, message=EXHAUSTED.message.replace("LAST", last))
             )
             return Verdict.EXHAUSTED
+        if job.not_before is not None and now < job.not_before - DUE_SLACK_S:
+            return Verdict.DELAYED
         check_transition(job.state, JobState.RUNNING)
+        self._left_the_queue(job)
         found.epoch = attempt.epoch
         found.job = replace(
             job,
@@ -229,11 +275,20 @@ class FakeJobStore:
             started_at=now,
             wait_s=record.waited(job.created_at, now),
             attempts=job.attempts + 1,
+            not_before=None,
         )
         self._say("job.started", now, found.job, worker=attempt.worker, attempt=str(found.job.attempts))
         return Verdict.STARTED
 
-    def _requeue(self, found: _Record, error: JobError | None, uses_attempt: bool, now: float) -> None:
+    def _requeue(
+        self,
+        found: Record,
+        error: JobError | None,
+        uses_attempt: bool,
+        now: float,
+        not_before: float | None = None,
+        died: bool = False,
+    ) -> None:
         job = found.job
         check_transition(job.state, JobState.QUEUED)
         found.job = replace(
@@ -244,14 +299,21 @@ class FakeJobStore:
             wait_s=None,
             attempts=job.attempts if uses_attempt else max(0, job.attempts - 1),
             losses=job.losses + (1 if error and not uses_attempt else 0),
+            deaths=job.deaths + died,
+            not_before=not_before,
         )
         found.last_code = error.code if error else found.last_code
         self._say("job.requeued", now, job, **({"code": error.code} if error else {}))
 
-    def _settle(self, found: _Record, state: JobState, now: float, error: JobError | None = None) -> None:
+    def _settle(self, found: Record, state: JobState, now: float, error: JobError | None = None) -> None:
         check_transition(found.job.state, state)
-        job = found.job = replace(found.job, state=state, finished_at=now, error=error)
+        if found.job.state is JobState.QUEUED:
+            self._left_the_queue(found.job)
+        job = found.job = replace(found.job, state=state, finished_at=now, error=error, not_before=None)
         found.gone_at = self._world.clock.now() + self._retention_s
+        if state is JobState.FAILED:
+            found.gone_at = self._world.clock.now() + max(self._retention_s, LETTER_RETENTION_S)
+            self.letters.add(found)
         self._outbox.discard(job.id)
         start = {"start": str(job.start)} if job.start else {}
         code = {"code": error.code} if error else {}
@@ -261,12 +323,12 @@ class FakeJobStore:
         self._world.say(kind, at, {"job": job.id, "model": job.spec.model, **more})
 
 
-def _check_content(found: _Record, spec: JobSpec) -> None:
+def _check_content(found: Record, spec: JobSpec) -> None:
     if found.job.spec.digest != spec.digest:
         raise IdConflict(f"job {spec.id} exists with other content")
 
 
-def _verdict_on_ended(found: _Record, token: str) -> Verdict:
+def _verdict_on_ended(found: Record, token: str) -> Verdict:
     if found.token == token and found.job.state is JobState.EXPIRED:
         return Verdict.EXPIRED
     if found.token == token and found.job.error is not None and found.job.error.code == EXHAUSTED.code:

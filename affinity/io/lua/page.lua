@@ -4,11 +4,12 @@
 -- ARGV    1 prefix of all keys  2 limit  3 bytes after which a page ends early
 --         4 state or ''  5 model or ''  (what the index is of)
 --         6 created (ms) and 7 id of the last job of the page before, both '' for the first page
+--         8 tenant or ''  (whose jobs the index is of)
 -- RETURN  {more 0|1, record, record, ...}
 -- TWICE   Reads; entries whose record has gone, or is now another job under the same id, are removed on the way.
 
 local index, prefix, limit, budget = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local state, model, score, last = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local state, model, score, last, tenant = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local SLICE = 64
 
 -- Order of bytes, as in a sorted set; Lua's own `<` follows the server's locale.
@@ -35,6 +36,7 @@ end
 
 local function belongs(record)
   return record[1] and (state == '' or record[1] == state) and (model == '' or record[2] == model)
+    and (tenant == '' or record[3] == tenant)
 end
 
 local answer, size, stale, rank = {0}, 0, {}, first_rank()
@@ -43,7 +45,7 @@ repeat
   local ids = redis.call('ZREVRANGE', index, rank, rank + SLICE - 1)
   for _, id in ipairs(ids) do
     local key = prefix .. 'job:' .. id
-    if not belongs(redis.call('HMGET', key, 'state', 'model')) then
+    if not belongs(redis.call('HMGET', key, 'state', 'model', 'tenant')) then
       stale[#stale + 1] = id
     elseif #answer > limit or size > budget then
       answer[1] = 1

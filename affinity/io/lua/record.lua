@@ -1,4 +1,4 @@
--- What all job scripts share; put in front of each, after MOVES (built from job.TRANSITIONS) and RATE_TAU_S.
+-- What all job scripts share; put in front of each, after the constants of `job_store.prelude`.
 --
 -- KEYS  1 outbox (zset)  2 demand (hash)  3 events (stream)  4 retained (zset)
 -- ARGV  1 prefix of all keys  2 now (epoch seconds as text)  then the script's own
@@ -15,9 +15,17 @@ local PURGED_AT_ONCE = 10
 local TOLD_BYTES = 16384
 
 local RATES = PREFIX .. 'rates'
+local DRAINED = PREFIX .. 'drained'
+local DELAYED = PREFIX .. 'delayed'
+local REDRIVES = PREFIX .. 'redrives'
+local DEAD_CODES = PREFIX .. 'dead_codes'
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
+local function tenant_key(tenant, state, model) return PREFIX .. 'tenant:' .. tenant .. ':' .. state .. ':' .. model end
+local function waiting_key(model) return PREFIX .. 'waiting:' .. model end
+local function dead_key(code, model) return PREFIX .. 'dead:' .. code .. ':' .. model end
+local function letter_key(id) return PREFIX .. 'letter:' .. id end
 local function lease_key(worker) return PREFIX .. 'lease:' .. worker end
 
 local function emit(kind, at, ...)
@@ -32,32 +40,68 @@ end
 -- The record without its large fields, or nil.
 local function read(id)
   local v = redis.call('HMGET', job_key(id), 'state', 'model', 'created_ms', 'created_at', 'ttl_s', 'digest', 'nonce',
-    'token', 'worker', 'epoch', 'attempts', 'losses', 'code', 'last_error', 'started_at')
+    'token', 'worker', 'epoch', 'attempts', 'losses', 'code', 'last_error', 'started_at', 'tenant', 'deaths',
+    'not_before', 'life')
   if not v[1] then return nil end
   return {id = id, state = v[1], model = v[2], created_ms = v[3], created_at = v[4], ttl_s = v[5] or '',
     digest = v[6] or '', nonce = v[7] or '', token = v[8] or '', worker = v[9] or '', epoch = v[10] or '',
     attempts = tonumber(v[11]), losses = tonumber(v[12]), code = v[13] or '', last_error = v[14] or '',
-    started_at = v[15] or ''}
+    started_at = v[15] or '', tenant = v[16] or '', deaths = tonumber(v[17] or 0), not_before = v[18] or '',
+    life = tonumber(v[19] or 0)}
 end
 
 local function whole(id) return redis.call('HGETALL', job_key(id)) end
 
--- Indexes and demand of one state. Doing either twice changes nothing. The queued jobs of a model are its demand.
+-- Indexes and demand of one state. Doing either twice changes nothing. The queued jobs of a model are its demand, but
+-- for those that are not to run yet: nobody shall load a model for them. `demand.lua` adds them once they are due.
 local function enter(job, state)
   redis.call('ZADD', index_key(state, ''), job.created_ms, job.id)
-  if redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id) == 1 and state == 'queued' then
+  redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id)
+  if state == 'queued' and job.not_before ~= '' then
+    redis.call('ZADD', DELAYED, string.format('%.0f', tonumber(job.not_before) * 1000), job.id)
+  elseif state == 'queued' and redis.call('ZADD', waiting_key(job.model), job.created_ms, job.id) == 1 then
     redis.call('HINCRBY', DEMAND, job.model, job.created_ms)
+  end
+  if job.tenant ~= '' then
+    redis.call('ZADD', tenant_key(job.tenant, state, ''), job.created_ms, job.id)
+    redis.call('ZADD', tenant_key(job.tenant, state, job.model), job.created_ms, job.id)
   end
 end
 
 local function depart(job, state)
   redis.call('ZREM', index_key(state, ''), job.id)
-  if redis.call('ZREM', index_key(state, job.model), job.id) == 1 and state == 'queued' then
-    if redis.call('EXISTS', index_key(state, job.model)) == 0 then
+  redis.call('ZREM', index_key(state, job.model), job.id)
+  if state == 'queued' and job.not_before ~= '' then redis.call('ZREM', DELAYED, job.id) end
+  if state == 'queued' and redis.call('ZREM', waiting_key(job.model), job.id) == 1 then
+    if redis.call('EXISTS', waiting_key(job.model)) == 0 then
       redis.call('HDEL', DEMAND, job.model)
     else
       redis.call('HINCRBY', DEMAND, job.model, '-' .. job.created_ms)
     end
+  end
+  if job.tenant ~= '' then
+    redis.call('ZREM', tenant_key(job.tenant, state, ''), job.id)
+    redis.call('ZREM', tenant_key(job.tenant, state, job.model), job.id)
+  end
+end
+
+-- Into the indexes of all states; their entries are moved where they are there.
+local function list(job)
+  redis.call('ZADD', index_key('', ''), job.created_ms, job.id)
+  redis.call('ZADD', index_key('', job.model), job.created_ms, job.id)
+  if job.tenant ~= '' then
+    redis.call('ZADD', tenant_key(job.tenant, '', ''), job.created_ms, job.id)
+    redis.call('ZADD', tenant_key(job.tenant, '', job.model), job.created_ms, job.id)
+  end
+end
+
+-- Out of the indexes of all states.
+local function unlist(tenant, model, id)
+  redis.call('ZREM', index_key('', ''), id)
+  redis.call('ZREM', index_key('', model), id)
+  if tenant ~= '' then
+    redis.call('ZREM', tenant_key(tenant, '', ''), id)
+    redis.call('ZREM', tenant_key(tenant, '', model), id)
   end
 end
 
@@ -75,11 +119,13 @@ end
 local function make(id, model, created_ms, created_at, ttl_s, digest, spec, nonce)
   redis.call('HSET', job_key(id), 'state', 'queued', 'model', model, 'created_ms', created_ms, 'created_at', created_at,
     'ttl_s', ttl_s, 'digest', digest, 'spec', spec, 'attempts', 0, 'losses', 0, 'nonce', nonce)
-  redis.call('ZADD', index_key('', ''), created_ms, id)
-  redis.call('ZADD', index_key('', model), created_ms, id)
+  -- wire.spec_to_json puts it first, where no text of the producer's can be taken for it.
+  local tenant = string.match(spec, '^{"tenant":"([%w._-]+)",') or ''
+  if tenant ~= '' then redis.call('HSET', job_key(id), 'tenant', tenant) end
   local job = {id = id, state = 'queued', model = model, created_ms = created_ms, created_at = created_at, ttl_s = ttl_s,
     digest = digest, nonce = nonce, token = '', worker = '', epoch = '', attempts = 0, losses = 0, code = '',
-    last_error = '', started_at = ''}
+    last_error = '', started_at = '', tenant = tenant, deaths = 0, not_before = '', life = 0}
+  list(job)
   enter(job, 'queued')
   return job
 end
@@ -89,7 +135,16 @@ local function move(job, to, ...)
   if not string.find(MOVES, ' ' .. job.state .. '>' .. to .. ' ', 1, true) then
     error('INVARIANT: job ' .. job.id .. ' cannot go from ' .. job.state .. ' to ' .. to)
   end
+  if job.state == 'queued' then
+    -- How fast queues empty: what Retry-After is computed from.
+    redis.call('HINCRBY', DRAINED, job.model, 1)
+    if job.tenant ~= '' then redis.call('HINCRBY', DRAINED, '@' .. job.tenant, 1) end
+  end
   depart(job, job.state)
+  if job.state == 'queued' and job.not_before ~= '' then
+    job.not_before = ''
+    redis.call('HDEL', job_key(job.id), 'not_before')
+  end
   enter(job, to)
   redis.call('HSET', job_key(job.id), 'state', to, ...)
   job.state = to
@@ -106,17 +161,51 @@ local function accept(job, at)
   if redis.call('ZREM', OUTBOX, job.id) == 1 then accepted(job.id, job.model, at) end
 end
 
+-- Out of the indexes named by `key`, as far as the record that is there now (nil: none) does not belong into them.
+local function purge_from(key, id, state, model, now_state, now_model)
+  if not now_state then redis.call('ZREM', key('', ''), id) end
+  if now_model ~= model then redis.call('ZREM', key('', model), id) end
+  if now_state ~= state then redis.call('ZREM', key(state, ''), id) end
+  if now_state ~= state or now_model ~= model then redis.call('ZREM', key(state, model), id) end
+end
+
 -- Index entries of records that Redis has expired, a few at a time, so that indexes stay as short as the retention.
 -- An id may have been used again since: its new entries stay.
 local function purge(due_ms)
   for _, entry in ipairs(redis.call('ZRANGE', RETAINED, '-inf', '(' .. due_ms, 'BYSCORE', 'LIMIT', 0, PURGED_AT_ONCE)) do
-    local state, model, id = string.match(entry, '^(%S+) (%S+) (%S+)$')
-    local now_state, now_model = unpack(redis.call('HMGET', job_key(id), 'state', 'model'))
-    if not now_state then redis.call('ZREM', index_key('', ''), id) end
-    if now_model ~= model then redis.call('ZREM', index_key('', model), id) end
-    if now_state ~= state then redis.call('ZREM', index_key(state, ''), id) end
-    if now_state ~= state or now_model ~= model then redis.call('ZREM', index_key(state, model), id) end
+    local state, model, id, tenant = string.match(entry, '^(%S+) (%S+) (%S+) ?(%S*)$')
+    local now_state, now_model, now_tenant = unpack(redis.call('HMGET', job_key(id), 'state', 'model', 'tenant'))
+    purge_from(index_key, id, state, model, now_state or nil, now_model)
+    if tenant ~= '' then
+      if now_tenant ~= tenant then now_state, now_model = nil, nil end
+      purge_from(function(s, m) return tenant_key(tenant, s, m) end, id, state, model, now_state or nil, now_model)
+    end
     redis.call('ZREM', RETAINED, entry)
+  end
+end
+
+-- Out of the dead letters. The indexes follow from the entry itself.
+local function remove_dead(entry)
+  local code, model = string.match(entry, '^(%S+) (%S+) ')
+  for _, key in ipairs({dead_key('', ''), dead_key(code, ''), dead_key('', model), dead_key(code, model)}) do
+    redis.call('ZREM', key, entry)
+  end
+end
+
+-- Among the dead letters. Their places are microseconds, and unique: a page goes on behind one. What is older than the
+-- retention leaves, a few at a time.
+local function add_dead(code, model, id)
+  local entry, now_us = code .. ' ' .. model .. ' ' .. id, server_ms() * 1000
+  if redis.call('ZSCORE', dead_key('', ''), entry) then return end
+  local last = redis.call('ZRANGE', dead_key('', ''), -1, -1, 'WITHSCORES')[2]
+  local place = string.format('%.0f', math.max(now_us, tonumber(last or 0) + 1))
+  redis.call('SADD', DEAD_CODES, code)
+  for _, key in ipairs({dead_key('', ''), dead_key(code, ''), dead_key('', model), dead_key(code, model)}) do
+    redis.call('ZADD', key, place, entry)
+  end
+  local old = string.format('%.0f', now_us - LETTER_RETENTION_S * 1000000)
+  for _, gone in ipairs(redis.call('ZRANGE', dead_key('', ''), '-inf', old, 'BYSCORE', 'LIMIT', 0, PURGED_AT_ONCE)) do
+    remove_dead(gone)
   end
 end
 
@@ -137,18 +226,28 @@ local function settle(job, to, token, retention_ms, code, start, result, ...)
   end
   redis.call('PUBLISH', PREFIX .. 'settled', job.id .. ' ' .. text)
   local now_ms = server_ms()
-  local due_ms = string.format('%.0f', now_ms + tonumber(retention_ms))
+  local kept_ms = tonumber(retention_ms)
+  if to == 'failed' then
+    kept_ms = math.max(kept_ms, LETTER_RETENTION_S * 1000)
+    add_dead(code, job.model, job.id)
+  end
+  local due_ms = string.format('%.0f', now_ms + kept_ms)
   redis.call('PEXPIREAT', job_key(job.id), due_ms)
-  redis.call('ZADD', RETAINED, due_ms, to .. ' ' .. job.model .. ' ' .. job.id)
+  local tenant = job.tenant ~= '' and ' ' .. job.tenant or ''
+  redis.call('ZADD', RETAINED, due_ms, to .. ' ' .. job.model .. ' ' .. job.id .. tenant)
   purge(string.format('%.0f', now_ms))
 end
 
 -- running -> queued. `mode`: 'attempt' keeps the attempt, 'loss' counts a loss in its place, 'neither' takes it back.
+-- `not_before`: s, where it is not to run yet; `died`: with its executor. Either may be left out.
 -- The token stays, so that a second run of the same hand-back is known for what it is.
-local function requeue(job, mode, error_json, code)
+local function requeue(job, mode, error_json, code, not_before, died)
   if mode ~= 'attempt' then job.attempts = math.max(0, job.attempts - 1) end
   if mode == 'loss' then job.losses = job.losses + 1 end
-  move(job, 'queued', 'attempts', job.attempts, 'losses', job.losses)
+  if died == '1' then job.deaths = job.deaths + 1 end
+  job.not_before = not_before or ''
+  move(job, 'queued', 'attempts', job.attempts, 'losses', job.losses, 'deaths', job.deaths)
+  if job.not_before ~= '' then redis.call('HSET', job_key(job.id), 'not_before', job.not_before) end
   redis.call('HDEL', job_key(job.id), 'worker', 'epoch', 'started_at')
   job.worker = ''
   if error_json ~= '' then

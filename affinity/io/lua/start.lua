@@ -18,8 +18,10 @@ local function verdict_on_ended(job, token)
   return 'finished'
 end
 
+-- A job that lost its worker has started in time, and starts again whatever time that took.
 local function overdue(job)
-  return job.ttl_s ~= '' and job.attempts == 0 and job.losses == 0
+  local waited = job.not_before ~= '' or (job.attempts == 0 and job.losses == 0)
+  return job.ttl_s ~= '' and waited
     and tonumber(NOW) > tonumber(job.created_at) + tonumber(job.ttl_s)
 end
 
@@ -37,6 +39,7 @@ local function begin(job, token, worker, epoch)
     settle(job, 'failed', token, RETENTION, EXHAUSTED_CODE, '', '', 'error', exhausted_error(job))
     return 'exhausted'
   end
+  if job.not_before ~= '' and tonumber(NOW) < tonumber(job.not_before) - DUE_SLACK_S then return 'delayed' end
   job.attempts, job.worker, job.started_at = job.attempts + 1, worker, NOW
   move(job, 'running', 'token', token, 'worker', worker, 'epoch', epoch, 'started_at', NOW, 'attempts', job.attempts)
   emit('job.started', NOW, 'job', job.id, 'model', job.model, 'worker', worker, 'attempt', job.attempts)
@@ -65,7 +68,8 @@ local function start(token, worker, epoch, id, model, created_ms, created_at, tt
   local verdict = verdict_on(job, token, worker, epoch)
   if verdict == 'started' then
     return {verdict, {'created_at', job.created_at, 'started_at', job.started_at, 'worker', job.worker,
-      'attempts', tostring(job.attempts), 'losses', tostring(job.losses)}}
+      'attempts', tostring(job.attempts), 'losses', tostring(job.losses), 'deaths', tostring(job.deaths),
+      'life', tostring(job.life)}}
   end
   return {verdict, whole(id)}
 end

@@ -10,7 +10,6 @@ if not job then return 1 end
 -- Whatever starts, settles or sees a delivery of a job takes it out of the outbox.
 if redis.call('ZREM', OUTBOX, job.id) == 0 then return 0 end
 depart(job, job.state)
-redis.call('ZREM', index_key('', ''), job.id)
-redis.call('ZREM', index_key('', job.model), job.id)
+unlist(job.tenant, job.model, job.id)
 redis.call('DEL', job_key(job.id))
 return 1

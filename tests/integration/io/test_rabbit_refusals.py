@@ -52,7 +52,7 @@ async def test_an_exchange_that_is_gone_closes_only_the_channel(
         with pytest.raises(BrokerUnavailable, match="NOT_FOUND"):
             await rabbit.publisher.publish(a_job(), CREATED_AT)
     await rabbit.publisher.bury(a_letter())
-    assert proxy.connections == 1
+    assert proxy.connections == 2
     # The next connection declares it again.
     await proxy.drop()
     await publish_at_last(rabbit, "j2")

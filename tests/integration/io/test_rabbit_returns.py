@@ -31,7 +31,7 @@ async def test_after_each_reconnect_there_is_one_consumer_of_each_kind_and_one_b
         await delivery.ack()
         await consumed_by(rabbitmq_url, queue, 1)
         await consumed_by(rabbitmq_url, topology.fallback, 1)
-    assert proxy.connections == 4
+    assert proxy.connections == 8
     await intake.unbind("m")
     await rabbit.publisher.publish(a_job("cold"), CREATED_AT)
     assert id_in(await fallback.next()) == "cold"
@@ -89,7 +89,7 @@ async def test_a_404_on_one_channel_leaves_the_consumers_and_the_publisher_alone
     await rabbit.publisher.publish(a_job(), CREATED_AT)
     assert id_in(await inbox.next()) == "j1"
     assert await consumers_of(rabbitmq_url, topology.model_queue("m")) == 1
-    assert proxy.connections == 1
+    assert proxy.connections == 2
 
 
 async def test_a_consumer_that_the_broker_cancels_comes_back(

@@ -48,6 +48,13 @@ def queues_of(namespace: str, limit: int) -> Mapping[str, Mapping[str, str | int
             "x-delivery-limit": limit,
             "x-message-ttl": 600_000,
         },
+        f"{namespace}.retry.1500": {
+            "x-queue-type": "quorum",
+            "x-dead-letter-exchange": f"{namespace}.jobs",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-message-ttl": 1500,
+        },
     }
 
 
@@ -55,12 +62,13 @@ async def test_the_broker_has_the_exchanges_and_queues_that_are_documented(
     rabbit: Rabbit, rabbitmq_url: str, namespace: str
 ) -> None:
     await rabbit.publisher.declare_model_queue("m")
+    await rabbit.publisher.delay(a_job(), CREATED_AT, 1.5, alone=False)
     async with foreign_channel(rabbitmq_url) as channel:
         # The broker refuses to declare again what is there with another type or with other arguments.
         for name, arguments in queues_of(namespace, limit=3).items():
             await channel.declare_queue(name, passive=True)
             await channel.declare_queue(name, durable=True, arguments=dict(arguments))
-        for name in ("fallback", "dead"):
+        for name in ("fallback", "dead", "retry.1500"):
             await channel.declare_exchange(f"{namespace}.{name}", "fanout", passive=True)
             await channel.declare_exchange(f"{namespace}.{name}", "fanout", durable=True)
         alternate = {"alternate-exchange": f"{namespace}.fallback"}

@@ -2,11 +2,11 @@
 
 import json
 import uuid
+from typing import Any
 
 import pika
 import pytest
 
-from affinity.topology import Topology
 from tests.support.system import System, until
 
 
@@ -18,13 +18,8 @@ def publish(system: System, model: str, body: bytes, message_id: str | None) -> 
         channel.basic_publish(f"{system.namespace}.jobs", model, body, properties, mandatory=True)
 
 
-def dead_letters(system: System) -> list[tuple[bytes, dict[str, object]]]:
-    found = []
-    with pika.BlockingConnection(pika.URLParameters(system.rabbitmq_url)) as connection:
-        channel = connection.channel()
-        while (got := channel.basic_get(Topology(system.namespace).dead, auto_ack=True))[0] is not None:
-            found.append((got[2], got[1].headers))
-    return found
+def dead_letters(system: System) -> list[dict[str, Any]]:
+    return list(system.http.get("/dead-letters").json()["dead_letters"])
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -58,12 +53,10 @@ def test_an_undecodable_message_ends_in_the_dead_letters_with_its_reason(system:
     if warm:
         system.run("echo", "first")
     publish(system, "echo", b"\x00 not a job", "odd")
-    found: list[tuple[bytes, dict[str, object]]] = []
-    until(lambda: found.extend(dead_letters(system)) or found, "it is among the dead letters")
-    ((body, headers),) = found
-    assert body == b"\x00 not a job"
-    assert headers["affinity-code"] == "undecodable_message"
-    assert "not JSON" in str(headers["affinity-reason"])
+    until(lambda: dead_letters(system), "it is among the dead letters")
+    (letter,) = dead_letters(system)
+    assert (letter["excerpt"], letter["code"], letter["worker"]) == ("\x00 not a job", "undecodable_message", "w1")
+    assert "not JSON" in letter["error"]["message"]
 
 
 def test_a_job_for_a_model_nobody_knows_fails_with_its_code(system: System) -> None:
@@ -72,7 +65,7 @@ def test_a_job_for_a_model_nobody_knows_fails_with_its_code(system: System) -> N
     until(lambda: "state" in system.job("stranger"), "the job was seen")
     job = system.ended("stranger")
     assert (job["state"], job["error"]["code"]) == ("failed", "unknown_model")
-    until(lambda: dead_letters(system), "its message is among the dead letters")
+    assert [(letter["id"], letter["code"]) for letter in dead_letters(system)] == [("stranger", "unknown_model")]
 
 
 def test_a_bad_input_fails_alone_with_the_field_named(system: System) -> None:

@@ -8,7 +8,7 @@ import pytest
 from affinity.fleet import GIB, Refusal, Residency, ResidencyState, WorkerReport
 from affinity.orders import EVERYWHERE, ORDER_LIFE_S, Order, OrderState, Pins
 from affinity.wire import rfc3339
-from dispatcher.settings import key_hash
+from dispatcher.keys import key_hash
 from models.catalog import Catalog
 from models.entry import ModelEntry, SyntheticOptions
 from tests.support.dispatcher import BIG, ECHO, DispatcherWorld, dispatcher_world

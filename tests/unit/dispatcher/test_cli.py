@@ -161,12 +161,23 @@ def test_workers_and_models_are_shown_in_gib_and_seconds(terminal: Terminal):
 
     assert terminal.type("workers") == 0
     assert "0.00 GiB of 24.00 GiB" in terminal.out
+    assert "host RAM" not in terminal.out, "no column for what nobody has"
     assert terminal.type("models") == 0
     assert "14.00 GiB (declared)" in terminal.out
     assert terminal.type("workers", "--json") == 0
     assert terminal.json()["workers"][0]["id"] == "w1"
     assert terminal.type("models", "--json") == 0
     assert [model["name"] for model in terminal.json()["models"]] == ["big", "echo", "minilm-l6-v2"]
+
+
+def test_what_a_host_keeps_in_its_memory_has_a_column_where_a_host_keeps_anything(terminal: Terminal):
+    terminal.portal.call(terminal.world.stores.fleet.report, replace(a_report("w1"), cached=("echo", "big")))
+    terminal.portal.call(terminal.world.stores.fleet.report, a_report("w2"))
+
+    assert terminal.type("workers") == 0
+    assert "host RAM" in terminal.out
+    assert "big" in terminal.out
+    assert "echo" in terminal.out
 
 
 def hold(terminal: Terminal, model: str, worker: str = "w1") -> None:
@@ -363,3 +374,31 @@ def test_the_client_can_be_used_without_the_command_line(terminal: Terminal):
         assert client.get(job["id"])["state"] == "queued"
     with pytest.raises(Unreachable), Client("http://x:port") as client:
         client.workers()
+
+
+def test_dead_letters_are_listed_and_put_back(terminal: Terminal) -> None:
+    for name in ("j1", "j2"):
+        terminal.type("submit", "echo", "--input", "{}", "--id", name)
+        error = JobError("quarantined", "[bold]3 executors died")
+        terminal.portal.call(lambda name=name, error=error: terminal.world.serve(name, error=error))
+
+    assert terminal.type("dead-letters", "--code", "quarantined", "--model", "echo") == 0
+    assert "j1" in terminal.out
+    assert "[bold]3 executors" in terminal.out
+    assert terminal.type("dead-letters", "--limit", "1", "--json") == 0
+    page = terminal.json()
+    assert [letter["id"] for letter in page["dead_letters"]] == ["j2"]
+    assert terminal.type("dead-letters", "--limit", "1") == 0
+    assert f"more: --cursor {page['cursor']}" in terminal.out
+
+    assert terminal.type("redrive", "j1", "nobody", "--rate", "10") == 0
+    assert "1 put back, the last one at" in terminal.out
+    assert "no dead letters: nobody" in terminal.out
+    assert terminal.type("redrive", "--all", "--json") == 0
+    assert terminal.json()["scheduled"] == 2
+
+
+def test_a_redrive_must_say_which(terminal: Terminal) -> None:
+    assert terminal.type("redrive") == 2
+    assert terminal.type("redrive", "j1", "--all") == 3
+    assert "goes without ids" in terminal.err

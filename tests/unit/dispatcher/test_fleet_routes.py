@@ -17,7 +17,14 @@ async def report_two_workers(world: DispatcherWorld) -> None:
     loading = Residency("minilm-l6-v2", ResidencyState.LOADING, GIB // 4, loaded_at=now, last_used_at=now)
     gpu = replace(one.gpu, used_bytes=5 * GIB, foreign_bytes=2 * GIB, utilization=0.5)
     await world.stores.fleet.report(
-        replace(one, as_of=now - 3.0, gpu=gpu, residents=(serving,), metrics_url="http://w1:8000/metrics")
+        replace(
+            one,
+            as_of=now - 3.0,
+            gpu=gpu,
+            residents=(serving,),
+            cached=("minilm-l6-v2", "big"),
+            metrics_url="http://w1:8000/metrics",
+        )
     )
     await world.stores.fleet.report(replace(two, as_of=now + 5.0, residents=(loading,), draining=True))
 
@@ -56,8 +63,10 @@ async def test_workers_are_shown_with_their_gpu_and_what_is_resident_there(world
                 "last_used_at": rfc3339(now - 1),
             }
         ],
+        "cached": ["big", "minilm-l6-v2"],
         "metrics_url": "http://w1:8000/metrics",
     }
+    assert two["cached"] == []
     assert (two["draining"], two["busy"], two["residents"][0]["state"]) == (True, False, "loading")
     assert two["lease_age_s"] == 0.0, "a worker whose clock is ahead is not younger than new"
 

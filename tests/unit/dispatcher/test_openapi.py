@@ -24,6 +24,8 @@ ROUTES = {
     ("post", "/models/{name}/pin"),
     ("post", "/models/{name}/unpin"),
     ("get", "/orders/{order_id}"),
+    ("get", "/dead-letters"),
+    ("post", "/dead-letters/redrive"),
     ("get", "/health"),
     ("get", "/health/live"),
     ("get", "/health/ready"),

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from affinity.io.connection_settings import ConnectionSettings, problems
-from dispatcher.settings import DispatcherSettings, key_hash
+from dispatcher.keys import key_hash
+from dispatcher.settings import DispatcherSettings
 
 BAD = {
     "RABBITMQ_URL": "http://user:sekrit@broker",
