@@ -1,43 +1,46 @@
 """``EventStream`` as one capped Redis stream.
 
 Job scripts append to the same stream, in the same step as the change they tell of; ``emit`` is for everything else and
-may append twice if an answer is lost. Readers resume from the last id they have seen.
+may append twice if an answer is lost. Readers ask again and again, from the last id they have seen: a reader that
+Redis wakes for each event costs it more than the events do.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
-from redis.asyncio import Redis
 from redis.typing import EncodableT, FieldT
 
 from affinity.errors import InvalidInput, StoreUnavailable
+from affinity.io.event_port import Event, Look, Settled
 from affinity.io.job_record import decode_job
-from affinity.io.ports import Event, Settled
-from affinity.io.redis_client import SILENCE_S, RedisLink, backoff_s
+from affinity.io.redis_client import SILENCE_S, RedisLink, backoff_s, lua
 from affinity.job import Job
 from affinity.topology import Keys
 from affinity.wire import loads
 
 EVENTS_KEPT = 10_000
-BLOCK_S = 1.0
-"""How long one read waits. Shorter than the client's patience, or every quiet second would look like a dead server."""
+LOOK_EVERY_S = 0.05
+"""Pause between two looks of a reader that has seen all there is."""
 
-READ_AT_ONCE = 100
+READ_AT_ONCE = 500
 BEGINNING = "0-0"
 
-_ID = re.compile(r"\d{1,20}(-\d{1,20})?\Z")
+_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?\Z")
+_HIGHEST = 2**64 - 1
 
 
 class RedisEventStream:
-    """See ``ports.EventStream``."""
+    """See ``event_port.EventStream``."""
 
     def __init__(self, link: RedisLink, keys: Keys) -> None:
         self._link = link
         self._stream = keys.events
         self._settled = keys.settled
+        self._since = link.script(lua("events"))
 
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         """See the port."""
@@ -55,53 +58,56 @@ class RedisEventStream:
             job_id, _, text = message.partition(" ")
             yield Settled(job_id, partial(_told, text) if text else None)
 
+    async def since(self, after: str | None, most: int = READ_AT_ONCE) -> Look:
+        """See the port."""
+        place = order_of(after) if after is not None else None
+        first, last, found = await self._since([self._stream], [after or "", str(most)])
+        if place is None:
+            return Look((), last or BEGINNING)
+        if place > order_of(last or BEGINNING):
+            # Ids have begun again (Redis was flushed, or fell back to a replica with a slower clock): what we wait for
+            # would not come before the new ids have grown past the old ones.
+            return replace(await self.since(BEGINNING, most), missed=True)
+        events = tuple(event for entry_id, entry in found if (event := _event(entry_id, entry)))
+        missed = bool(first) and order_of(BEGINNING) < place < order_of(first)
+        return Look(events, found[-1][0] if found else cast(str, after), missed, len(found) >= most)
+
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
-        """See the port. ``InvalidInput`` for an id we never gave out. Reconnects by itself and goes on where it was."""
-        if after is not None and not _ID.match(after):
-            raise InvalidInput("is not the id of an event", "after")
-        failures, place, link = 0, after, self._link.alone()
-        try:
-            while True:
-                try:
-                    place, batch = await self._read_some(link, place)
-                    failures = 0
-                except StoreUnavailable:
-                    await asyncio.sleep(backoff_s(failures))
-                    failures += 1
-                    continue
-                for event in batch:
-                    yield event
-        finally:
-            await link.close()
+        """See the port. ``InvalidInput`` for an id we never gave out. A server that is away is waited for."""
+        failures, place = 0, after
+        while True:
+            try:
+                look = await self.since(place)
+            except StoreUnavailable:
+                await asyncio.sleep(backoff_s(failures))
+                failures += 1
+                continue
+            failures, place = 0, look.place
+            for event in look.events:
+                yield event
+            if not look.events:
+                await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _read_some(self, link: RedisLink, place: str | None) -> tuple[str, list[Event]]:
-        """Wait for events after ``place`` and say where to go on. ``None``: begin at the end."""
-        async with link.guard() as client:
-            last = await self._last_id(client)
-            if place is None:
-                place = last
-            elif _order(last) < _order(place):
-                # Ids have begun again (Redis was flushed, or fell back to a replica with a slower clock): what we wait
-                # for would not come before the new ids have grown past the old ones.
-                place = BEGINNING
-            replies: Any = await client.xread({self._stream: place}, count=READ_AT_ONCE, block=int(BLOCK_S * 1000))
-        batch = [_event(str(entry_id), entry) for _, entries in replies for entry_id, entry in entries]
-        return (batch[-1].id if batch else place), batch
 
-    async def _last_id(self, client: Redis) -> str:
-        newest = await client.xrevrange(self._stream, count=1)
-        return str(newest[0][0]) if newest else BEGINNING
+def order_of(event_id: str) -> tuple[int, int]:
+    """By what ids are ordered. ``InvalidInput`` for what is none."""
+    if not _ID.match(event_id):
+        raise InvalidInput("is not the id of an event", "after")
+    milliseconds, _, sequence = event_id.partition("-")
+    order = int(milliseconds), int(sequence or 0)
+    if max(order) > _HIGHEST:
+        raise InvalidInput("is not the id of an event", "after")
+    return order
 
 
 def _told(text: str) -> Job:
     return decode_job(cast(list[str], loads(text)))
 
 
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
-
-
-def _event(entry_id: str, entry: Mapping[str, str]) -> Event:
-    fields = dict(entry)
-    return Event(kind=fields.pop("kind"), at=float(fields.pop("at")), fields=fields, id=entry_id)
+def _event(entry_id: str, entry: Sequence[str]) -> Event | None:
+    """``None`` for an entry that none of us has made: one by hand must not stop those who read."""
+    fields = dict(zip(entry[::2], entry[1::2], strict=False))
+    try:
+        return Event(kind=fields.pop("kind"), at=float(fields.pop("at")), fields=fields, id=entry_id)
+    except (KeyError, ValueError):
+        return None
