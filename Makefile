@@ -31,6 +31,9 @@ demo: ready ## show the whole system for a minute: real and synthetic jobs, a ta
 run: ready ## keep the system up in the foreground (WORKERS=3 and every setting of .env.example are honoured)
 	@$(PY) -m deploy.local.run --stop-with-parent $(ARGS)
 
+# Debian packages that only these need, installed with the servers.
+test monitor: EXTRAS := prometheus
+
 .PHONY: test
 test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
 	@$(PY) -m pytest $(ARGS)
@@ -83,7 +86,11 @@ scale-worker: compose-there ## run N worker containers (N=3); each takes the GPU
 	$(COMPOSE) -f $(COMPOSE_FILE) up --detach --no-recreate --scale worker=$(N) worker
 
 .PHONY: monitor
-monitor: $(INSTALLED) ## watch workers and models of a running system (URL=http://127.0.0.1:5000), Ctrl-C ends it
+monitor: ready ## start Prometheus, with our rules and alerts, on a running system (URL=http://127.0.0.1:5000)
+	@$(PY) -m deploy.local.monitor --url $(URL) $(ARGS)
+
+.PHONY: watch
+watch: $(INSTALLED) ## show workers and models of a running system as text (URL=http://127.0.0.1:5000), Ctrl-C ends it
 	@while clear; do \
 		$(VENV)/bin/affinity workers --url $(URL) && $(VENV)/bin/affinity models --url $(URL) || exit 1; sleep 2; done
 
@@ -100,11 +107,11 @@ clean: ## remove .venv, .run and every cache
 # What demo, run and tests need. apt and pip side by side: each is about a minute on a bare machine.
 .PHONY: ready
 ready:
-	@$(MAKE) --no-print-directory -j2 $(INSTALLED) servers
+	@$(MAKE) --no-print-directory -j2 $(INSTALLED) servers EXTRAS=$(EXTRAS)
 
 .PHONY: servers
 servers: python-there
-	@$(PYTHON) -m deploy.local.install
+	@$(PYTHON) -m deploy.local.install $(EXTRAS)
 
 .PHONY: python-there
 python-there:

@@ -1,4 +1,4 @@
-"""Make sure RabbitMQ, Redis and venv are on this machine: ``python3 -m deploy.local.install``.
+"""Make sure RabbitMQ, Redis and venv are on this machine: ``python3 -m deploy.local.install [prometheus]``.
 
 Runs before there is a virtual environment, so it imports the standard library only. Installs with apt where that is
 possible (root, or sudo without a password); anywhere else it says in one message what to install.
@@ -24,6 +24,9 @@ POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 
 # epmd comes with Erlang, which comes with RabbitMQ.
 PACKAGES = {"rabbitmq-server": "rabbitmq-server", "epmd": "rabbitmq-server", "redis-server": "redis-server"}
+EXTRAS = {"prometheus": "promtool"}
+"""Debian packages, with a program of each, that are installed where somebody asks for them and that is possible. What
+needs one says so itself where it is missing."""
 ADVICE = {
     "debian": "sudo apt-get install rabbitmq-server redis-server",
     "fedora": "sudo dnf install rabbitmq-server redis",
@@ -108,23 +111,32 @@ def apt_install(packages: Sequence[str], prefix: Sequence[str], run: Run) -> Non
         code = run([*apt, "install", "--no-install-recommends", *packages])
     if code != 0:
         raise CannotInstall(f"apt-get install {' '.join(packages)} failed with code {code}")
-    for service in sorted({"rabbitmq-server", "redis-server"} & set(packages)):
+    for service in sorted({"prometheus", "rabbitmq-server", "redis-server"} & set(packages)):
         if shutil.which("systemctl"):
             run([*prefix, "systemctl", "disable", service])
         elif shutil.which("update-rc.d"):
             run([*prefix, "update-rc.d", service, "disable"])
 
 
-def ensure(environ: Mapping[str, str], run: Run, say: Callable[[str], None]) -> None:
-    """Install what is missing. Raises ``CannotInstall`` when this user or system cannot."""
-    packages = missing_packages(environ)
-    if not packages:
+def missing_extras(asked: Sequence[str], which: Callable[[str], str | None] = shutil.which) -> list[str]:
+    """Those of ``EXTRAS`` that were asked for and are not here."""
+    return [package for package, name in EXTRAS.items() if package in asked and which(name) is None]
+
+
+def ensure(environ: Mapping[str, str], run: Run, say: Callable[[str], None], extras: Sequence[str] = ()) -> None:
+    """Install what is missing. Raises ``CannotInstall`` when this user or system cannot; not for ``extras``."""
+    packages, extras = missing_packages(environ), missing_extras(extras)
+    if not packages and not extras:
         return
     release = Path("/etc/os-release")
     family = system_family(platform.system(), release.read_text() if release.exists() else "")
     prefix = privileges(run, os.geteuid()) if shutil.which("apt-get") else None
     if prefix is None:
-        raise CannotInstall(advice(packages, family))
+        if packages:
+            raise CannotInstall(advice(packages, family))
+        say(f"{', '.join(extras)} is not here and cannot be installed by this user: what needs it is left out")
+        return
+    packages = [*packages, *extras]
     say(f"installing {', '.join(packages)} with apt (about a minute)")
     started_at = time.monotonic()
     apt_install(packages, prefix, run)
@@ -134,7 +146,7 @@ def ensure(environ: Mapping[str, str], run: Run, say: Callable[[str], None]) -> 
     say(f"installed {', '.join(packages)} in {time.monotonic() - started_at:.0f} s")
 
 
-def main(environ: Mapping[str, str]) -> int:
+def main(environ: Mapping[str, str], extras: Sequence[str] = ()) -> int:
     """Exit code 0 when everything is there; 1 with a message otherwise."""
     RUN_FOLDER.mkdir(exist_ok=True)
     log_path = RUN_FOLDER / "install.log"
@@ -148,7 +160,7 @@ def main(environ: Mapping[str, str]) -> int:
             ).returncode
 
         try:
-            ensure(environ, run, lambda line: print(f"[servers] {line}", flush=True))
+            ensure(environ, run, lambda line: print(f"[servers] {line}", flush=True), extras)
         except CannotInstall as error:
             print(f"{error}\n(the log of what was tried is in {log_path})", file=sys.stderr)
             return 1
@@ -156,4 +168,4 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(os.environ))
+    raise SystemExit(main(os.environ, sys.argv[1:]))
