@@ -96,7 +96,7 @@ class IdConflict(CallerError):
 
 
 class NotCancellable(CallerError):
-    """The job has already ended, or runs where it cannot be stopped."""
+    """The job has already ended."""
 
     code = "not_cancellable"
     status = 409

@@ -93,8 +93,9 @@ class WorkerReport:
 
     ``(epoch, sequence)`` only ever grows: an older report never replaces a newer one. The queues of all ``residents``
     are bound (and a report is published before a queue is), so that somebody else can unbind them when the lease is
-    gone. ``refusals`` are models whose load failed here not long ago. ``cached`` are models whose weights lie in the
-    host's memory, ready to be copied; ``served_s`` the seconds it has run jobs since its last load ended.
+    gone; so may be those of ``owed``, models that it has not been able to unbind yet. ``refusals`` are models whose
+    load failed here not long ago. ``cached`` are models whose weights lie in the host's memory, ready to be copied;
+    ``served_s`` the seconds it has run jobs since its last load ended.
     """
 
     worker: str
@@ -110,6 +111,7 @@ class WorkerReport:
     draining: bool = False
     lease_s: float = 10.0
     metrics_url: str = ""
+    owed: tuple[str, ...] = ()
 
     @property
     def at_rest(self) -> "WorkerReport":
@@ -194,13 +196,15 @@ class Demand:
 class FleetView:
     """All live workers by id, as last reported, and the claims on loads (model -> worker). Advisory.
 
-    ``orders`` are those that wait, ``pins`` those set by hand: what an operator asked for.
+    ``orders`` are those that wait, ``pins`` those set by hand, ``drains`` the workers that are to take no work: what an
+    operator asked for.
     """
 
     workers: Mapping[str, WorkerReport] = field(default_factory=lambda: MappingProxyType({}))
     claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     orders: tuple[Order, ...] = ()
     pins: Pins = NO_PINS
+    drains: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -209,6 +213,7 @@ class FleetView:
         claims: Mapping[str, str] | None = None,
         orders: Iterable[Order] = (),
         pins: Pins = NO_PINS,
+        drains: Iterable[str] = (),
     ) -> "FleetView":
         """The view of these reports; of two reports of one worker the newer counts, in whatever order they come."""
         newest: dict[str, WorkerReport] = {}
@@ -216,11 +221,12 @@ class FleetView:
             known = newest.get(report.worker)
             if known is None or report.version() > known.version():
                 newest[report.worker] = report
-        return cls(MappingProxyType(newest), MappingProxyType(dict(claims or {})), tuple(orders), pins)
+        claimed = MappingProxyType(dict(claims or {}))
+        return cls(MappingProxyType(newest), claimed, tuple(orders), pins, frozenset(drains))
 
     def with_report(self, report: WorkerReport) -> "FleetView":
         """The view with one worker's newer report in place; an older one changes nothing."""
-        return FleetView.of([*self.workers.values(), report], self.claims, self.orders, self.pins)
+        return FleetView.of([*self.workers.values(), report], self.claims, self.orders, self.pins, self.drains)
 
     def holders(self, model: str) -> tuple[WorkerReport, ...]:
         """Workers on which the model is ready or loading, by id."""

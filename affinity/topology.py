@@ -226,6 +226,15 @@ class Keys:
         """String with a TTL: who tidies up after a lost worker."""
         return f"{self.namespace}:reaping:{worker}"
 
+    def held(self, worker: str) -> str:
+        """Set: ids of the jobs that run on a worker."""
+        return f"{self.namespace}:held:{worker}"
+
+    @property
+    def turn(self) -> str:
+        """String with a TTL: the dispatcher that looks for jobs that no queue has."""
+        return f"{self.namespace}:turn:"
+
     @property
     def epoch(self) -> str:
         """Counter: the next epoch."""
@@ -251,8 +260,14 @@ class Keys:
         return f"{self.namespace}:pins"
 
     @property
+    def drains(self) -> str:
+        """Set of workers that are to be drained, or stay so, until an operator says otherwise."""
+        return f"{self.namespace}:drains"
+
+    @property
     def wake(self) -> str:
-        """Pub/sub channel: a hint to workers that demand or residency changed."""
+        """Pub/sub channel: a hint to workers that demand or residency changed; or the id of a running job that was
+        cancelled."""
         return f"{self.namespace}:wake"
 
     @property

@@ -189,6 +189,7 @@ def encode_report(report: WorkerReport) -> str:
             "residents": [asdict(resident) for resident in report.residents],
             "refusals": [asdict(refusal) for refusal in report.refusals],
             "cached": list(report.cached),
+            "owed": list(report.owed),
         }
     )
 
@@ -206,6 +207,7 @@ def decode_report(text: str | bytes) -> WorkerReport:
                 "residents": tuple(_build(Residency, resident) for resident in residents),
                 "refusals": tuple(_build(Refusal, refusal) for refusal in fields["refusals"]),
                 "cached": tuple(map(str, fields["cached"])),
+                "owed": tuple(map(str, fields.get("owed", ()))),
             },
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

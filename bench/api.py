@@ -65,6 +65,21 @@ class Api:
         except httpx.HTTPError as error:
             raise Unreachable(f"{method} {path}: {error or type(error).__name__}") from error
 
+    def beginning(self, path: str, params: Mapping[str, str], until: str) -> str:
+        """An answer that goes on and on, up to where a text comes. Raises ``Unreachable``, ``AssertionError``."""
+        self.called.add(("GET", path))
+        text = ""
+        try:
+            with self._http.stream("GET", path, params=params, timeout=TIMEOUT_S) as answer:
+                assert answer.status_code == 200, f"{path} answered {answer.status_code}"
+                for chunk in answer.iter_text():
+                    text += chunk
+                    if until in text:
+                        return text
+        except httpx.HTTPError as error:
+            raise Unreachable(f"GET {path}: {error or type(error).__name__}") from error
+        raise AssertionError(f"{path} ended without {until}: {text[-300:]}")
+
     def without_key(self, method: str, path: str) -> httpx.Response:
         """The same as a stranger would ask."""
         self.called.add((method, path))

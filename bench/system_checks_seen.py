@@ -73,6 +73,21 @@ def a_model_is_loaded_pinned_and_unloaded_by_hand(api: Api) -> None:
     _carried_out(api, _by_hand(api, "unload"))
 
 
+def a_worker_is_drained_and_takes_work_again(api: Api) -> None:
+    worker = api.call("GET", "/workers").json()["workers"][-1]["id"]
+    _told(api, "drain", worker)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            found = next(w for w in api.call("GET", "/workers").json()["workers"] if w["id"] == worker)
+            if found["draining"] and not found["busy"] and not found["residents"]:
+                break
+            assert time.monotonic() < deadline, f"{worker} is not drained after {WAIT_S} s: {found}"
+            time.sleep(LOOK_EVERY_S)
+    finally:
+        _told(api, "undrain", worker)
+
+
 def a_job_is_explained_with_where_its_time_went(api: Api) -> None:
     job = api.submit("echo", {}, wait_s=WAIT_S)
     answer = api.call("GET", "/jobs/{job_id}/explain", job_id=job["id"])
@@ -82,6 +97,16 @@ def a_job_is_explained_with_where_its_time_went(api: Api) -> None:
     ran = found["ran"]
     assert (ran["worker"], ran["start"]) == (job["worker"], job["start"]), f"{ran} is not of {job}"
     assert abs(ran["wait_in_queue_s"] + ran["wait_for_load_s"] - ran["wait_s"]) < 1e-6, f"the wait is not split: {ran}"
+
+
+def a_job_and_the_fleet_can_be_followed(api: Api) -> None:
+    job = api.submit("echo", {}, wait_s=WAIT_S)
+    answer = api.call("GET", "/jobs/{job_id}/events", job_id=job["id"])
+    assert answer.status_code == 200, f"answered {answer.status_code}: {answer.text[:300]}"
+    assert "event: job.now\n" in answer.text, f"a job that is over is not told as it stands: {answer.text[:300]}"
+    assert '"state":"succeeded"' in answer.text, f"it is told as {answer.text[:300]}"
+    text = api.beginning("/events", params={"last_event_id": "0"}, until=f'"job":"{job["id"]}"')
+    assert "event: stream.opened\n" in text, f"the stream begins with {text[:300]}"
 
 
 def the_dispatchers_metrics_count_what_is_sent(api: Api) -> None:
@@ -137,6 +162,11 @@ def _by_hand(api: Api, verb: str) -> dict[str, Any]:
     return found
 
 
+def _told(api: Api, verb: str, worker: str) -> None:
+    answer = api.call("POST", f"/workers/{{worker_id}}/{verb}", worker_id=worker, json={})
+    assert answer.status_code == 200, f"{verb} {worker} answered {answer.status_code}: {answer.text[:300]}"
+
+
 def _carried_out(api: Api, asked: dict[str, Any]) -> None:
     deadline = time.monotonic() + WAIT_S
     for order in asked["orders"]:
@@ -160,7 +190,9 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     every_worker_shows_its_gpu,
     the_catalogue_has_echo_and_says_who_holds_what,
     a_model_is_loaded_pinned_and_unloaded_by_hand,
+    a_worker_is_drained_and_takes_work_again,
     a_job_is_explained_with_where_its_time_went,
+    a_job_and_the_fleet_can_be_followed,
     the_dispatchers_metrics_count_what_is_sent,
     every_workers_metrics_can_be_scraped,
     what_gave_up_is_listed_and_put_back,

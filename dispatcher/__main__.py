@@ -37,6 +37,10 @@ log = structlog.get_logger("dispatcher")
 BACKLOG = 2048
 EXIT_CRASHED = 1
 
+UNTAKEN_S = 20.0
+"""A connection whose other end takes nothing for so long, or has vanished, is cut: closing it would wait for ever until
+what was written is taken."""
+
 ALIGN_WITHIN_S = 1.0
 """How long the start waits for the store's clock: a store that is away must not keep us from answering that it is."""
 
@@ -106,8 +110,9 @@ async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
     def stop(exit_code: int) -> None:
         nonlocal code
         code = max(code, exit_code)
-        # First those who wait for jobs, or the server would wait for them.
+        # First those who wait for jobs or follow events, or the server would wait for them.
         app.state.dispatcher.settlements.close()
+        app.state.dispatcher.feed.close()
         server.should_exit = True
 
     app = create_app(services, on_crash=partial(stop, EXIT_CRASHED))
@@ -138,9 +143,12 @@ async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         _refuse_to_start(f"DISPATCHER_HOST, DISPATCHER_PORT: cannot listen on {host} port {port}: {error.strerror}")
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux. Every connection takes it over from here.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNTAKEN_S * 1000))
+    return listener
 
 
 def _refuse_to_start(reason: str) -> NoReturn:

@@ -8,26 +8,29 @@ from importlib import metadata
 
 import structlog
 from fastapi import FastAPI
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
+from affinity.io.loop_lag import LoopLag
 from affinity.io.ports import Bounds
 from dispatcher import openapi, problems
 from dispatcher.auth import KeyGate
 from dispatcher.background import Background
 from dispatcher.backlog import LOOK_EVERY_S, Backlog
 from dispatcher.dead_letters import DeadLetterDesk
+from dispatcher.event_feed import EventFeed
 from dispatcher.explaining import Explaining
 from dispatcher.fleet_glance import FleetGlance
 from dispatcher.keys import KeyRing
 from dispatcher.limits import BodyLimit
 from dispatcher.metrics import DispatcherMetrics, RequestTimer
 from dispatcher.readiness import Watch
-from dispatcher.routes import dead_letters, explain, fleet, health, jobs, metrics, orders, produce
+from dispatcher.republish import Republisher
+from dispatcher.routes import dead_letters, events, explain, fleet, health, jobs, metrics, orders, produce
 from dispatcher.secure_headers import SecureHeaders
 from dispatcher.services import Dispatcher, Services
+from dispatcher.shortcut import Shortcut
 from dispatcher.submit import Submitter
 from dispatcher.waiting import Settlements
+from models.labels import model_labels
 
 log = structlog.get_logger(__name__)
 
@@ -60,14 +63,12 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
         lifespan=lambda _: _running(dispatcher, on_crash),
     )
     app.state.dispatcher = dispatcher
-    for routes in (jobs, explain, fleet, orders, dead_letters, health, metrics, produce):
+    for routes in (jobs, events, explain, fleet, orders, dead_letters, health, metrics, produce):
         app.include_router(routes.router)
-    # The same endpoint once more, in front: FastAPI's own route takes a twentieth of a quick job's whole time to find
-    # out that there is nothing to inject. The documented one stays, for the documentation.
-    app.router.routes.insert(0, _Direct("/jobs", jobs.submit, methods=["POST"]))
     problems.install(app)
     openapi.install(app, with_keys=dispatcher.keys.asked_for)
     # Added last is outermost: time everything, ask for the key before reading, bound what is read.
+    app.add_middleware(Shortcut, path="/jobs", endpoint=jobs.submit)
     app.add_middleware(BodyLimit, most_bytes=services.settings.dispatcher_max_body_bytes)
     if dispatcher.keys.asked_for:
         app.add_middleware(KeyGate, ring=dispatcher.keys, clock=services.clock)
@@ -77,7 +78,8 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
 
 
 def _assemble(services: Services) -> Dispatcher:
-    counted = DispatcherMetrics(entry.name for entry in services.catalog)
+    labels = model_labels(services.catalog, services.settings.affinity_metrics_models)
+    counted = DispatcherMetrics((entry.name for entry in services.catalog), labels)
     glance = FleetGlance(services.fleet, services.catalog, services.clock)
     settings, backlog = services.settings, Backlog(services.store, services.clock)
     keys = KeyRing(settings.api_key_hashes, settings.affinity_api_keys_file)
@@ -98,6 +100,7 @@ def _assemble(services: Services) -> Dispatcher:
             services.catalog,
             services.clock,
             counted.produced,
+            counted.refused,
             bounds,
             backlog,
         ),
@@ -107,6 +110,7 @@ def _assemble(services: Services) -> Dispatcher:
         backlog=backlog,
         explaining=Explaining(services.clock),
         desk=DeadLetterDesk(services.store, services.publisher, services.topology, services.clock),
+        feed=EventFeed(services.events, settings.dispatcher_max_event_clients),
     )
 
 
@@ -116,14 +120,19 @@ async def _running(dispatcher: Dispatcher, on_crash: Callable[[], None]) -> Asyn
         log.warning("keys.unset", advice="AFFINITY_API_KEYS is not set: whoever reaches this port may use it")
     background = Background(on_crash)
     background.start(dispatcher.settlements.follow(), "settlements")
+    background.start(dispatcher.feed.follow(), "events")
     background.every(SWEEP_EVERY_S, dispatcher.submitter.sweep, "sweep")
+    background.every(SWEEP_EVERY_S, Republisher.of(dispatcher.services).sweep, "republish")
     background.every(WATCH_EVERY_S, Watch(dispatcher.services).look, "watch")
     background.every(LOOK_EVERY_S, dispatcher.backlog.look, "backlog")
     background.every(KEYS_EVERY_S, dispatcher.keys.look, "keys")
     dispatcher.desk.start(background)
+    lag = LoopLag(dispatcher.metrics.lagged)
+    lag.start()
     try:
         yield
     finally:
+        lag.stop()
         await background.stop()
         await dispatcher.submitter.close()
 
@@ -133,11 +142,3 @@ def _version() -> str:
         return metadata.version("affinity-dispatcher")
     except metadata.PackageNotFoundError:
         return "0"  # run from a checkout that was never installed
-
-
-class _Direct(Route):
-    """A route that leaves itself in the scope, as FastAPI's do: requests are timed under its path."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        return match, {**found, "route": self} if found else found

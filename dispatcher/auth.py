@@ -63,6 +63,11 @@ def caller_in(request: Request) -> Caller:
     return cast(Caller, request.scope.get(_CALLER, ANYBODY))
 
 
+def still_opens(ring: KeyRing, request: Request) -> bool:
+    """Whether the key of a request that goes on and on is still one, and the same caller's."""
+    return not ring.asked_for or ring.find(_key_in(request.headers)) == caller_in(request)
+
+
 def caller_of(request: Request) -> str:
     """Who asks, for the events: name and head of the hash of the key that was shown, else the address."""
     caller = caller_in(request)

@@ -1,7 +1,7 @@
-"""What an operator asks for by hand: to load or unload a model, to pin it or not. The use cases behind the routes.
+"""What an operator asks for by hand: models to be loaded, unloaded or pinned, workers to be drained. The use cases.
 
-Nothing is carried out here. Orders and pins are put into the store, where every worker's plan reads them; the fleet as
-it was seen serves to refuse at once what waiting would never bring about.
+Nothing is carried out here. Orders, pins and drains are put into the store, where every worker's plan reads them; the
+fleet as it was seen serves to refuse at once what waiting would never bring about.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Asked:
 
 
 class ByHand:
-    """Orders and pins. ``by`` is who asks, for the events. Every method raises ``UnknownModel`` and the like."""
+    """Orders, pins, drains. ``by`` is who asks, for the events. Every method raises ``UnknownModel`` and the like."""
 
     def __init__(self, fleet: FleetStore, catalog: Catalog, clock: Clock, new_id: Callable[[], str] = _new_id) -> None:
         self._fleet = fleet
@@ -93,6 +93,27 @@ class ByHand:
         await self._fleet.unpin(model, taken, by, self._clock.now())
         await self._wake()
         return Pins(view.pins.held - {(model, each) for each in taken})
+
+    async def drain(self, worker: str, by: str) -> str:
+        """The worker takes no more work until it is undrained. Says what will happen. ``UnknownWorker``."""
+        view = (await self._fleet.sighting()).view
+        if worker not in view.drains:  # One that is down may be drained still: it is when it comes back.
+            check_worker(worker, view)
+        await self._fleet.drain(worker, by, self._clock.now())
+        await self._wake()
+        if worker not in view.workers:
+            return f"{worker} is not up; it takes no work when it comes back"
+        return f"{worker} takes no more work; once what runs there has ended, its GPU is empty"
+
+    async def undrain(self, worker: str, by: str) -> str:
+        """The worker takes work again. Says what will happen. ``UnknownWorker``."""
+        view = (await self._fleet.sighting()).view
+        if worker not in view.drains:
+            check_worker(worker, view)
+            return f"{worker} was not drained by hand"
+        await self._fleet.undrain(worker, by, self._clock.now())
+        await self._wake()
+        return f"{worker} takes work again{'' if worker in view.workers else ' when it comes back'}"
 
     async def order(self, order_id: str) -> tuple[Order, Decision | None]:
         """One order, and what the plan does for it while it waits. ``UnknownOrder``."""

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from affinity.job import JobState
-from dispatcher import cli_dead_letters, cli_orders
+from dispatcher import cli_dead_letters, cli_drain, cli_orders
 from dispatcher import cli_output as show
 from dispatcher.cli_shell import (
     DEFAULT_URL,
@@ -111,7 +111,7 @@ def explain(
 def cancel(
     context: typer.Context, job_id: JobId, url: Url = DEFAULT_URL, api_key: Key = None, as_json: AsJson = False
 ) -> None:
-    """Cancel a job that has not started."""
+    """Cancel a job: a queued one never runs, a running one is stopped."""
     with client_of(context, url, api_key) as client:
         job = client.cancel(job_id)
     _show_job(context, job, as_json)
@@ -163,6 +163,7 @@ def models(context: typer.Context, url: Url = DEFAULT_URL, api_key: Key = None, 
 
 
 cli_orders.register(app)
+cli_drain.register(app)
 cli_dead_letters.register(app)
 
 

@@ -86,6 +86,14 @@ class Client:
         """Take back a pin set by hand; where the model is pinned now."""
         return self._by_hand("unpin", model, worker)
 
+    def drain(self, worker: str) -> Json:
+        """Have a worker take no more work; ``{worker, drain, detail}``."""
+        return self._ask("POST", f"/workers/{_quoted(worker)}/drain", json={})
+
+    def undrain(self, worker: str) -> Json:
+        """Have a drained worker take work again; ``{worker, drain, detail}``."""
+        return self._ask("POST", f"/workers/{_quoted(worker)}/undrain", json={})
+
     def order(self, order_id: str) -> Json:
         """How far an order is."""
         return self._ask("GET", f"/orders/{_quoted(order_id)}")

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from dispatcher import schemas, schemas_dead_letters
+from dispatcher import schemas, schemas_dead_letters, schemas_drain
 from dispatcher.auth import OPEN_PATHS
 from dispatcher.problems import MEDIA_TYPE
 
@@ -20,6 +20,7 @@ _BY_HAND: tuple[type[BaseModel], ...] = (
     schemas.BatchProduceRequest,
     schemas.OrderRequest,
     schemas_dead_letters.RedriveRequest,
+    schemas_drain.DrainRequest,
     schemas.ProblemView,
 )
 
@@ -33,7 +34,7 @@ _STATUSES = {
     413: "Body or batch over its limit (`payload_too_large`)",
     415: "The body is not said to be JSON (`unsupported_media_type`)",
     422: "A field is wrong (`invalid_input`), or no GPU is large enough (`never_fits`)",
-    429: "A queue is full, or a tenant asks too often (`overloaded`); `Retry-After` says when to come back",
+    429: "A queue is full, or you ask or follow too much (`overloaded`); `Retry-After` says when to come back",
     503: "Broker or store are away (`broker_unavailable`, `store_unavailable`); `Retry-After` says when to come back",
 }
 

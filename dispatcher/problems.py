@@ -91,14 +91,15 @@ class ProblemResponse(Response):
 
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error with a problem."""
-    app.add_exception_handler(AffinityError, _ours)
+    app.add_exception_handler(AffinityError, ours)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(RequestValidationError, _parameters)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, _unforeseen)
 
 
-async def _ours(request: Request, error: Exception) -> Response:
+async def ours(request: Request, error: Exception) -> Response:
+    """The answer to a request that raised an ``AffinityError``."""
     assert isinstance(error, AffinityError)
     if not isinstance(error, (CallerError, Overloaded)):
         log.error("request.failed", method=request.method, path=request.url.path, code=error.code, exc_info=error)
@@ -126,7 +127,8 @@ async def _parameters(_: Request, error: Exception) -> Response:
     return ProblemResponse(problem(422, InvalidInput.code, detail, errors=faults))
 
 
-async def _gone(_: Request, __: Exception) -> Response:
+async def gone(_: Request, __: Exception) -> Response:
+    """What is left to say to a client that has gone away."""
     return ProblemResponse(problem(400, "client_disconnected", "the client went away before its request was whole"))
 
 

@@ -6,11 +6,13 @@ from typing import cast
 
 from fastapi import Request
 
-from affinity.io.ports import Clock, EventStream, FleetStore, JobStore, Publisher
+from affinity.io.event_port import EventStream
+from affinity.io.ports import Clock, FleetStore, JobStore, Publisher
 from affinity.topology import Topology
 from dispatcher.auth import caller_in
 from dispatcher.backlog import Backlog
 from dispatcher.dead_letters import DeadLetterDesk
+from dispatcher.event_feed import EventFeed
 from dispatcher.explaining import Explaining
 from dispatcher.keys import KeyRing
 from dispatcher.metrics import DispatcherMetrics
@@ -52,6 +54,7 @@ class Dispatcher:
     backlog: Backlog
     explaining: Explaining
     desk: DeadLetterDesk
+    feed: EventFeed
 
     def seen_by(self, tenant: str) -> "Dispatcher":
         """The same, with a store in which there are only this tenant's jobs."""

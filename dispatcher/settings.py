@@ -27,6 +27,9 @@ class DispatcherSettings(ConnectionSettings):
         10.0,
         description="After SIGTERM: how long requests in flight may still take. Waiting clients are answered at once.",
     )
+    dispatcher_max_event_clients: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        200, description="Most clients that follow events at one time; above it they are answered 429."
+    )
     affinity_api_keys: SecretStr | None = Field(
         None,
         description="Comma-separated keys of operators. Where set, every route but health and metrics needs a key.",

@@ -46,7 +46,8 @@ class Submission:
 
 
 class Submitter:
-    """Takes jobs in. ``on_accepted`` is called with the model of every job that was accepted afresh; ``bounds`` with a
+    """Takes jobs in. ``on_accepted`` is called with the model of every job that was accepted afresh,
+    ``on_refused`` with the code of one that was not; ``bounds`` with a
     tenant: how many jobs may be queued when one of that tenant's comes.
     """
 
@@ -58,15 +59,17 @@ class Submitter:
         catalog: Catalog,
         clock: Clock,
         on_accepted: Callable[[str], None],
+        on_refused: Callable[[str], None],
         bounds: Callable[[str], Bounds],
         backlog: Backlog,
     ) -> None:
         self._store = store
         self._publisher = publisher
-        self._glance = glance
+        self.glance = glance
         self._catalog = catalog
         self._clock = clock
         self._on_accepted = on_accepted
+        self._on_refused = on_refused
         self._bounds = bounds
         self._backlog = backlog
         self._later: dict[str, asyncio.TimerHandle] = {}
@@ -76,7 +79,7 @@ class Submitter:
         """Raise ``UnknownModel``, ``InvalidInput`` or ``NeverFits`` where the job can never run."""
         entry = self._catalog.get(spec.model)
         validate_input(entry, spec.input)
-        seen = await self._glance.look()
+        seen = await self.glance.look()
         check_fits(seen.facts[entry.name], seen.view)
 
     async def submit(self, spec: JobSpec) -> Submission:
@@ -85,6 +88,13 @@ class Submitter:
         Raises what ``check`` does, ``IdConflict``, ``QueueFull``, ``StoreUnavailable``, and ``BrokerUnavailable``.
         After the last the broker may have the job all the same: sending it again under the same id is safe.
         """
+        try:
+            return await self._take_in(spec)
+        except AffinityError as error:
+            self._on_refused(error.code)
+            raise
+
+    async def _take_in(self, spec: JobSpec) -> Submission:
         await self.check(spec)
         try:
             created = await self._store.create(spec, self._clock.now(), self._bounds(spec.tenant))

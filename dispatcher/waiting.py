@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from affinity.errors import StoreUnavailable, UnknownJob
-from affinity.io.ports import EventStream, JobStore, Settled
+from affinity.io.event_port import EventStream, Settled
+from affinity.io.ports import JobStore
 from affinity.job import Job
 
 log = structlog.get_logger(__name__)

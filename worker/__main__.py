@@ -20,10 +20,12 @@ from affinity.io.events import RedisEventStream
 from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RedisJobStore
 from affinity.io.log import configure_logging
+from affinity.io.loop_lag import LoopLag
 from affinity.io.rabbit import Rabbit
 from affinity.io.redis_client import HEARTBEAT, RedisLink
 from affinity.topology import Keys, Topology
 from models.catalog import Catalog, default_catalog_path
+from models.labels import model_labels
 from worker.executor import Executor
 from worker.gpu import GpuDevice, GpuProbe, GpuUnavailable, open_probe
 from worker.http import MetricsServer
@@ -57,7 +59,7 @@ class Process:
         self._probe = probe
         self._keys = Keys(settings.affinity_namespace)
         self._topology = Topology(settings.affinity_namespace)
-        self._metrics = WorkerMetrics()
+        self._metrics = WorkerMetrics(model_labels(catalog, settings.affinity_metrics_models))
         self._workers: dict[str, Worker] = {}
         self._stopping = asyncio.Event()
         self._asked_to_stop = False
@@ -81,12 +83,15 @@ class Process:
         await links.rabbit.open()
         log.info("worker.starts", worker=settings.worker_id, metrics=server.url)
         keeping = asyncio.create_task(links.clock.keep_aligned(), name="clock")
+        lag = LoopLag(self._metrics.lagged)
+        lag.start()
         try:
             async with asyncio.TaskGroup() as group:
                 ids: Mapping[str, str] = worker_ids(settings, self._probe.devices())
                 for device in self._probe.devices():
                     group.create_task(self._serve(device, ids[device.uuid], links, server.url))
         finally:
+            lag.stop()
             keeping.cancel()
             await links.rabbit.close()
             for link in (links.redis, links.heartbeat):
@@ -118,7 +123,10 @@ class Process:
         self._workers[name] = worker
         if self._stopping.is_set():
             worker.stop()
-        await worker.run()
+        try:
+            await worker.run()
+        finally:
+            self._metrics.gone(name)
 
     async def _take_gpu(self, device: GpuDevice, name: str, fleet: RedisFleetStore, clock: StoreClock) -> int | None:
         """The epoch under which this GPU is ours; waits while another worker has it. ``None``: we were stopped."""

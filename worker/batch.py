@@ -6,6 +6,7 @@ and dead letter.
 
 import asyncio
 import uuid
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +19,7 @@ from affinity.errors import (
     BrokerUnavailable,
     IdConflict,
     JobTimeout,
+    StoppedWithBatch,
     StoreUnavailable,
     Transient,
     UndecodableMessage,
@@ -30,6 +32,7 @@ from models.catalog import ModelEntry
 from worker import faults
 from worker.dead_letters import DeadLetters
 from worker.executor import BatchReply
+from worker.holding import HOLD_S, Holding
 from worker.services import Services
 from worker.tasks import Tasks
 
@@ -37,15 +40,12 @@ log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-HOLD_S = 1.0
-"""How long a delivery that cannot be decided now (its job runs elsewhere, the store is away) stays in our hands."""
-
 EARLY_BELOW_S = 0.05
 """A batch expected to be shorter runs while the store is still being asked: at most so much of the GPU's time is lost
 on a job that may not start. Decision 0006 has the reasons."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Started:
     """A job this worker has started, and the delivery that brought it. ``in_hand`` until that is settled, or left to
     somebody who will. While the store has yet to say whether it may start, ``job`` is as its delivery has it.
@@ -68,7 +68,9 @@ class LoadBefore:
 @dataclass(slots=True)
 class Batch:
     """Jobs of one model that run together. ``load`` is there for the first batch after its load. ``early``: they run
-    while the store is being asked (``starting``) which of them may."""
+    while the store is being asked (``starting``) which of them may. ``cancelled`` are the ids of those that have been
+    since; ``stop_at`` is when the batch is stopped for it, by the clock that never runs backwards.
+    """
 
     entry: ModelEntry
     jobs: list[Started]
@@ -76,6 +78,16 @@ class Batch:
     started_at: float
     early: bool = False
     starting: asyncio.Task[None] | None = None
+    limit: asyncio.Timeout | None = None
+    cancelled: frozenset[str] = frozenset()
+    stop_at: float | None = None
+    stop_wanted: bool = False
+
+    def stop(self) -> None:
+        """End it now, with the executor: nobody wants its results. One that has just ended is left at that."""
+        if self.limit and not self.limit.expired():
+            self.stop_wanted = True
+            self.limit.reschedule(asyncio.get_running_loop().time())
 
     @property
     def timeout_s(self) -> float:
@@ -105,6 +117,9 @@ class BatchRunner:
         self._services = services
         self._tasks = tasks
         self.letters = DeadLetters(services)
+        self.holding = Holding(services.clock, tasks)
+        # By token. Whoever still has something to do with one refers to it.
+        self.under_way: weakref.WeakValueDictionary[str, Started] = weakref.WeakValueDictionary()
 
     async def start(self, deliveries: Sequence[Delivery]) -> list[Started]:
         """Start what may start, as one step in the store; settle or hold the rest."""
@@ -127,6 +142,7 @@ class BatchRunner:
             attempt = Attempt(spec.id, uuid.uuid4().hex, identity.worker, identity.epoch)
             job = Job(spec, JobState.QUEUED, now if created_at is None else created_at)
             jobs.append(Started(delivery, attempt, job))
+            self.under_way[attempt.token] = jobs[-1]
         return jobs
 
     @staticmethod
@@ -149,6 +165,7 @@ class BatchRunner:
             answers = await self._services.store.start(asked, self._services.clock.now()) if asked else []
         except StoreUnavailable as error:
             log.warning("store.unavailable", error=error.message, held=len(asked))
+            self.holding.store.failed()
             for started in jobs:
                 if started.in_hand:
                     started.in_hand = False
@@ -162,17 +179,23 @@ class BatchRunner:
                 await self._decline(started, answer.verdict, answer.job)
 
     async def run(self, batch: Batch) -> BatchReply:
-        """Run it on the executor. Raises ``Transient`` when the batch as a whole came to nothing."""
+        """Run it on the executor. Raises ``Transient`` when the batch as a whole came to nothing, ``StoppedWithBatch``
+        where that was because of jobs that were cancelled.
+        """
         if batch.early:  # As a task: its turn comes once the inputs are on their way.
             batch.starting = self._tasks.spawn(self._ask(batch.jobs), "start")
         try:
-            async with asyncio.timeout(batch.timeout_s):
+            async with asyncio.timeout(batch.timeout_s) as batch.limit:
                 return await self._services.executor.run(
                     batch.entry.name, [started.job.spec.input for started in batch.jobs]
                 )
         except TimeoutError:
             await self._services.executor.kill()
+            if batch.stop_wanted:
+                raise StoppedWithBatch(f"stopped: {len(batch.cancelled)} of its jobs were cancelled") from None
             raise JobTimeout(f"ran longer than {batch.timeout_s:g} s and was stopped with its executor") from None
+        finally:
+            batch.limit = None
 
     async def settle(self, batch: Batch, reply: BatchReply | AffinityError) -> None:
         """Store every result, then settle its delivery. Side by side: none waits for another's store or broker.
@@ -203,25 +226,33 @@ class BatchRunner:
                 log.warning("hand_back.unrecorded", job=started.job.id, error=error.message)
             await started.delivery.requeue()
 
+    async def let_go(self, jobs: Sequence[Started]) -> None:
+        """Their batch was stopped for those that were cancelled: these are dropped, the others queued again.
+
+        Nobody's attempt is used up by that, nor counted as lost.
+        """
+        store, clock = self._services.store, self._services.clock
+
+        async def let_one_go(started: Started) -> None:
+            owned = await self._insist(
+                "hand-back", started, lambda: store.give_back(started.attempt, None, False, clock.now())
+            )
+            await (started.delivery.requeue() if owned else self._disown(started, stopped=True))
+
+        async with asyncio.TaskGroup() as group:
+            for started in jobs:
+                group.create_task(let_one_go(started))
+
     def decode(self, delivery: Delivery) -> tuple[JobSpec, float | None]:
         """The job in a delivery and when it was created."""
         model = self._services.topology.model_of(delivery.routing_key)
         return decode_message(delivery.body, model, delivery.message_id)
 
-    def requeue_later(self, delivery: Delivery) -> None:
-        """Hold a delivery for a while, then hand it back: at once would only bring it again at once."""
-
-        async def later() -> None:
-            await asyncio.sleep(HOLD_S)
-            await delivery.requeue()
-
-        self._tasks.spawn(later(), "hold")
-
     async def _undo(self, started: Started) -> None:
         """The store did not answer, and may have recorded the start all the same: it would count as running for as long
         as we live. The delivery does not wait for that, since another worker may reach the store.
         """
-        await asyncio.sleep(HOLD_S)
+        await self.holding.store.held_for()
         await started.delivery.requeue()
         attempt, store, clock = started.attempt, self._services.store, self._services.clock
         await self._insist("hand-back", started, lambda: store.give_back(attempt, None, False, clock.now()))
@@ -230,7 +261,7 @@ class BatchRunner:
         delivery = started.delivery
         match verdict:
             case Verdict.HELD:
-                self.requeue_later(delivery)
+                self.holding.hand_back_later(delivery)
             case Verdict.DELAYED:
                 # It was handed back, or came as a copy, while the job waits: this copy waits as well.
                 left_s = (job.not_before or 0.0) - self._services.clock.now()
@@ -293,9 +324,9 @@ class BatchRunner:
             "result", started, lambda: store.finish(started.attempt, outcome, clock.now())
         )
 
-    async def _disown(self, started: Started) -> None:
-        """The attempt was given up while it ran: our lease ran out, or the store lost its records. Unless the job is
-        over, this delivery is its only copy.
+    async def _disown(self, started: Started, stopped: bool = False) -> None:
+        """The attempt was given up while it ran: the job was cancelled, our lease ran out, or the store lost its
+        records. Unless the job is over, this delivery is its only copy.
         """
         try:
             job = await self._insist("state", started, lambda: self._services.store.get(started.job.id))
@@ -303,7 +334,9 @@ class BatchRunner:
             over = False
         else:
             over = job.state.terminal
-        log.warning("attempt.disowned", job=started.job.id, over=over)
+            if job.state is JobState.CANCELLED:
+                self._services.metrics.cancelled(job.spec.model, "stopped" if stopped else "ran_out")
+        log.info("attempt.disowned", job=started.job.id, over=over)
         await (started.delivery.ack() if over else started.delivery.requeue())
 
     async def _insist(self, what: str, started: Started, call: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -312,13 +345,17 @@ class BatchRunner:
         """
         while True:
             try:
-                return await call()
+                answer = await call()
+                self.holding.store.back()
+                return answer
             except StoreUnavailable as error:
+                self.holding.store.failed()
                 log.warning("store.awaited", what=what, job=started.job.id, error=error.message)
                 await asyncio.sleep(HOLD_S)
 
     async def _retry(self, batch: Batch, started: Started, error: Transient) -> None:
         self._services.metrics.failed(batch.entry.name, error.code)
+        self._services.metrics.retried(batch.entry.name, error.code)
         log.info("job.retry", job=started.job.id, model=batch.entry.name, code=error.code)
         noted = JobError(error.code, error.message)
         wait_s = faults.wait_s(started.job, error, int(started.attempt.token, 16), self._services.clock.now())
@@ -334,7 +371,9 @@ class BatchRunner:
                 died=faults.executor_died(error),
             ),
         )
-        if owned and wait_s:
+        if not owned:
+            await self._disown(started)
+        elif wait_s:
             await self._delay(started.delivery, started.job, wait_s, faults.runs_alone_next(error))
         else:
             await started.delivery.requeue()
@@ -345,13 +384,15 @@ class BatchRunner:
             await self._services.publisher.delay(job.spec, job.created_at, wait_s, alone or delivery.alone)
         except BrokerUnavailable as error:
             log.warning("delay.held", job=job.id, error=error.message)
-            self.requeue_later(delivery)
+            self.holding.wait_for(self.holding.broker, delivery)
         else:
+            self.holding.broker.back()
             await delivery.ack()
 
     def _count(self, batch: Batch, started: Started, outcome: Outcome) -> None:
         metrics, name = self._services.metrics, batch.entry.name
         if outcome.error:
             metrics.failed(name, outcome.error.code)
+            metrics.gave_up(name, outcome.error.code)
         wait_s = max(0.0, batch.started_at - started.job.created_at)
         metrics.served(name, outcome.start, wait_s, outcome.load_s, outcome.exec_s)

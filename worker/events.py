@@ -6,6 +6,7 @@ from affinity.errors import AffinityError
 from affinity.fleet import Gpu
 from affinity.io.ports import Delivery
 from affinity.policy import Load
+from worker.batch import Batch
 from worker.host_cache import Tier
 
 
@@ -19,7 +20,17 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Hinted:
-    """Demand or residency changed somewhere."""
+    """Demand or residency changed somewhere. ``cancelled`` is the id of a running job that was, if it is that."""
+
+    cancelled: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cancelled:
+    """These of a batch's jobs have been cancelled."""
+
+    batch: Batch
+    job_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,7 @@ class Displaced:
 WorkerEvent = (
     Arrived
     | Hinted
+    | Cancelled
     | Beat
     | Ran
     | Claimed

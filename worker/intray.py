@@ -32,6 +32,11 @@ class Intray:
         """True while any consumer runs or any delivery is in hand."""
         return bool(self._armed or self._in_hand)
 
+    @property
+    def unstarted(self) -> int:
+        """Deliveries in hand."""
+        return sum(map(len, self._in_hand.values()))
+
     def expects(self, model: str) -> bool:
         """True while a consumer runs on that model's queue."""
         return model in self._armed
@@ -86,7 +91,9 @@ class Intray:
 
     async def hand_back(self, model: str) -> None:
         """Give what is in hand for a model to whoever else has it."""
-        for delivery in self._in_hand.pop(model, deque()):
+        if held := self._in_hand.pop(model, deque()):
+            self._services.metrics.handed_back(self._services.identity.worker, len(held))
+        for delivery in held:
             await delivery.requeue()
 
     def dropped(self, model: str) -> None:

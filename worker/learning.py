@@ -2,14 +2,17 @@
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from math import ceil
 
+from affinity.errors import StoreUnavailable
 from affinity.fleet import Measurement, ModelFacts
 from affinity.io.ports import FleetStore
 from affinity.policy.facts import facts_of
 from models.catalog import Catalog
 from worker.host_cache import Tier
+from worker.services import Services
 
 EWMA_WEIGHT = 0.2
 """Share of the newest value in a running mean."""
@@ -34,9 +37,13 @@ WORTH_TELLING = 0.1
 
 
 class Learning:
-    """Facts for the plan: the catalogue's, corrected by what the fleet has measured and by what we measure."""
+    """Facts for the plan: the catalogue's, corrected by what the fleet has measured and by what we measure.
+
+    ``rates`` are arrivals per second by model, as of the last heartbeat.
+    """
 
     def __init__(self, catalog: Catalog, gpu_name: str) -> None:
+        self.rates: Mapping[str, float] = {}
         self._catalog = catalog
         self._gpu_name = gpu_name
         self._theirs: Mapping[tuple[str, str], Measurement] = {}
@@ -99,6 +106,12 @@ class Learning:
         had_bytes = here.footprint_bytes + max(0, free_bytes)
         grown = int(max(here.footprint_bytes * OUT_OF_VRAM_GROWTH, had_bytes * DID_NOT_FIT_MORE))
         self._learn(model, replace(here, footprint_bytes=max(here.footprint_bytes, min(grown, usable_bytes))))
+
+    async def keep_up(self, services: Services) -> None:
+        """``exchange``, and ask for the rates. Where the store is away, at the next heartbeat."""
+        with suppress(StoreUnavailable):
+            await self.exchange(services.fleet)
+            self.rates = await services.store.rates()
 
     async def exchange(self, fleet: FleetStore) -> None:
         """Take over what others measured, and tell them what we did. Raises ``StoreUnavailable``."""

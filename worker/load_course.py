@@ -17,6 +17,7 @@ from worker.events import CalledOff, Claimed, Cleared, Fetched, Left, LoadFault
 from worker.intray import Intray
 from worker.learning import Learning
 from worker.loading import Loader, hopeless
+from worker.lookout import AWAY_S
 from worker.membership import Membership
 from worker.reporter import Reporter
 from worker.services import Services
@@ -47,6 +48,7 @@ class LoadCourse:
     ) -> None:
         self.current: Load | None = None
         self.unserved: dict[str, LoadBefore] = {}
+        self._resume_at = 0.0
         self._services = services
         self._state = state
         self._learning = learning
@@ -57,6 +59,13 @@ class LoadCourse:
         self._tasks = tasks
         self._loads = tasks.group()
         self._executor_stopped = executor_stopped
+
+    @property
+    def may_begin(self) -> bool:
+        """True if none is under way, and broker and store were not found to be away a moment ago: without that pause
+        the same load would be begun again twenty times a second.
+        """
+        return self.current is None and self._services.clock.monotonic() >= self._resume_at
 
     @property
     def victims(self) -> tuple[str, ...]:
@@ -139,6 +148,8 @@ class LoadCourse:
             self._executor_stopped(error.message)
         if not isinstance(error, (BrokerUnavailable, StoreUnavailable)):
             self._refuse(load, error)
+        else:
+            self._resume_at = self._services.clock.monotonic() + AWAY_S
         self.called_off(CalledOff(load, error.message))
         self._note("model.load_failed", model=load.model, code=error.code)
         self._tasks.spawn(self._withdraw_and_release(load), "withdraw")

@@ -38,11 +38,14 @@ class Loader:
         identity, fleet = self._services.identity, self._services.fleet
         try:
             if not await fleet.claim(load.model, identity.worker, self._services.timing.lease_s):
+                self._services.metrics.claim_lost(identity.worker)
                 self._post(CalledOff(load, "another worker claimed it"))
                 return
             view = (await fleet.sighting()).view
             holders = view.holders(load.model)
             late = f"{holders[0].worker} holds it by now" if len(holders) > load.copies else ""
+            if late:
+                self._services.metrics.claim_lost(identity.worker)
             if pinned := [victim for victim in load.victims if view.pins.cover(victim, identity.worker)]:
                 late = f"{', '.join(pinned)} was pinned"
             if late:
@@ -74,7 +77,7 @@ class Loader:
     async def leave(self, model: str) -> None:
         """Make one model leave whose room no load needs."""
         await self.unload(model)
-        self._post(Left(model, await self._reading()))
+        self._post(Left(model, await self.reading()))
 
     async def fetch(self, load: Load) -> None:
         """Say that it is loading, give the claim up, bind its queue, load it."""
@@ -99,7 +102,7 @@ class Loader:
         else:
             load_s = services.clock.monotonic() - begun
             self._observe(loaded.total_bytes)
-            self._post(Fetched(load, await self._reading(), loaded.reserved_bytes, load_s, loaded.tier))
+            self._post(Fetched(load, await self.reading(), loaded.reserved_bytes, load_s, loaded.tier))
 
     async def release(self, load: Load) -> None:
         """Give the claim up; where the store is away it runs out by itself."""
@@ -127,7 +130,7 @@ class Loader:
         """The driver's word once it counts the wanted bytes as free, or after ``DRIVER_LAG_S`` whatever it is."""
         deadline = self._services.clock.monotonic() + DRIVER_LAG_S
         while True:
-            gpu = await self._reading()
+            gpu = await self.reading()
             if gpu.free_bytes >= wanted_bytes:  # Not the reserve on top: what it is for may be in use already.
                 return gpu
             if self._services.clock.monotonic() >= deadline:
@@ -135,7 +138,7 @@ class Loader:
                 return gpu
             await asyncio.sleep(DRIVER_POLL_S)
 
-    async def _reading(self) -> Gpu:
+    async def reading(self) -> Gpu:
         """The driver's word. One that fails for a moment is asked again, or the worker would end with all it holds.
 
         Raises ``GpuUnreadable`` after ``DRIVER_LAG_S``.

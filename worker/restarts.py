@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import structlog
+
+from affinity.errors import ExecutorDied
 from worker.events import ExecutorBack, WorkerEvent
 from worker.intray import Intray
 from worker.loading import Loader
@@ -10,9 +13,14 @@ from worker.membership import Membership
 from worker.reporter import Reporter
 from worker.services import Services
 
+log = structlog.get_logger(__name__)
+
 RESTART_FIRST_S = 0.1
 RESTART_MOST_S = 10.0
 """Pause before a new executor is started; doubled while executors die without having served."""
+
+STARTS_AT_MOST = 5
+"""An executor that dies while it starts is started again so often; then the GPU is at fault, and the worker ends."""
 
 
 class Restarts:
@@ -34,17 +42,48 @@ class Restarts:
         self._post = post
         self._pause_s = RESTART_FIRST_S
         self._pid: int | None = None
+        self._start_s = 0.0
+
+    @property
+    def cost_s(self) -> float:
+        """How long it takes until the next executor is there, as far as is known, where the last one has served."""
+        return RESTART_FIRST_S + self._start_s
 
     async def start(self) -> None:
-        """Start an empty executor; the last one's memory is free by now."""
-        executor, probe = self._services.executor, self._services.probe
+        """Start an empty executor."""
+        self.ended()
+        began = self._services.clock.monotonic()
+        await self._services.executor.start()
+        self._pid, self._start_s = self._services.executor.pid, self._services.clock.monotonic() - began
+
+    async def resume(self) -> None:
+        """Start one after a time without."""
+        for left in reversed(range(STARTS_AT_MOST)):
+            try:
+                await self.start()
+                break
+            except ExecutorDied as error:
+                log.warning("executor.not_started", error=error.message, tries_left=left)
+                if not left:
+                    raise
+                await self._pause()
+        self._post(ExecutorBack())
+
+    def ended(self) -> None:
+        """There is none any more: its memory is free by now."""
         if self._pid is not None:
-            probe.observe(self._services.device.uuid, self._pid, 0)
-        await executor.start()
-        self._pid = executor.pid
+            self._services.probe.observe(self._services.device.uuid, self._pid, 0)
+        self._pid = None
 
     async def replace(self, lost: Sequence[str], reason: str) -> None:
         """Have nothing sent here any more for the models it took along, and start the next one after a pause."""
+        await self.withdraw(lost, reason)
+        await self._pause()
+        await self.resume()
+
+    async def withdraw(self, lost: Sequence[str], reason: str) -> None:
+        """Have nothing sent here any more for the models it took along."""
+        self.ended()
         worker = self._services.identity.worker
         await self._membership.note("executor.died", reason=reason, residents=",".join(lost))
         await self._intray.disarm()
@@ -52,10 +91,10 @@ class Restarts:
             self._services.metrics.evicted(worker, model, "executor-died")
             await self._loader.withdraw(model)
         await self._reporter.publish()
+
+    async def _pause(self) -> None:
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(self._pause_s * 2, RESTART_MOST_S)
-        await self.start()
-        self._post(ExecutorBack())
 
     def served(self) -> None:
         """The executor has run a batch: if it dies, it was not its start that was at fault."""

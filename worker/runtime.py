@@ -8,22 +8,35 @@ idle (``worker.hoarding``); the next batch is taken from the backlog once the GP
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
-from affinity.errors import AffinityError, BrokerUnavailable, InvariantBroken, JobTimeout, StoreUnavailable
-from affinity.fleet import Demand, FleetView, Gpu, WorkerReport
+from affinity.errors import (
+    AffinityError,
+    BrokerUnavailable,
+    InvariantBroken,
+    JobTimeout,
+    StoppedWithBatch,
+    StoreUnavailable,
+)
+from affinity.fleet import Gpu, WorkerReport
 from affinity.io.ports import Delivery
 from affinity.policy import plan
 from affinity.policy.facts import with_rates
+from worker.astray import give_back_strays
 from worker.batch import EARLY_BELOW_S, Batch, BatchRunner
 from worker.by_hand import ByHand
+from worker.cancelling import Cancelling
+from worker.choosing import Choosing
+from worker.draining import EXECUTOR_GRACE_S, Draining
 from worker.events import (
     Arrived,
     Beat,
     CalledOff,
+    Cancelled,
     Claimed,
     Cleared,
     Displaced,
@@ -52,9 +65,6 @@ from worker.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-EXECUTOR_GRACE_S = 2.0
-"""An executor with nothing to run that has not ended by then is in the middle of a load nobody waits for: stop it."""
-
 
 class Worker:
     """The loop of one GPU. ``run`` returns after ``stop``; it raises when the worker cannot go on."""
@@ -63,36 +73,33 @@ class Worker:
         self._services = services
         self._events: asyncio.Queue[WorkerEvent] = asyncio.Queue()
         self._failed: BaseException | None = None
-        self._stopping = False
         self._tasks = Tasks(self._fail)
         self._state = GpuState(services.identity, gpu, services.timing.lease_s)
         self._learning = Learning(services.catalog, gpu.name)
         self._batches = BatchRunner(services, self._tasks)
         self._sorter = Sorter(services, self._batches, self._tasks)
         self._intray = Intray(services, self._events.put_nowait)
+        services.metrics.hoards(services.identity.worker, lambda: self._intray.unstarted)
         self._membership = Membership(services)
         self._reporter = Reporter(services, self._report, self._events.put_nowait)
         self._loader = Loader(services, self._events.put_nowait, self._reporter.publish)
         self._restarts = Restarts(services, self._intray, self._loader, self._reporter, self._events.put_nowait)
-        self._course = LoadCourse(
-            services,
-            self._state,
-            self._learning,
-            self._intray,
-            self._loader,
-            self._reporter,
-            self._membership,
-            self._tasks,
-            self._executor_stopped,
-        )
+        parts = services, self._state, self._learning, self._intray, self._loader, self._reporter
+        self._course = LoadCourse(*parts, self._membership, self._tasks, self._executor_stopped)
         self._by_hand = ByHand(
             services, self._state, self._course, self._intray, self._loader, self._reporter, self._tasks
+        )
+        self._draining = Draining(*parts, self._course, self._restarts, self._sorter, self._tasks)
+        self._choosing = Choosing(services, self._state, self._learning, self._intray, self._course, self._draining)
+        self._cancelling = Cancelling(
+            services, self._state, self._learning, self._tasks, self._events.put_nowait, lambda: self._restarts.cost_s
         )
         self._handlers: Mapping[type[WorkerEvent], Callable[[Any], None]] = {
             Arrived: self._arrived,
             Hinted: self._hinted,
             Beat: self._beat,
             Ran: self._ran,
+            Cancelled: lambda event: self._cancelling.heard(self._batch, event),
             Claimed: self._load_event(self._course.claimed),
             Cleared: self._load_event(self._course.cleared),
             Fetched: self._load_event(self._course.fetched),
@@ -114,24 +121,26 @@ class Worker:
         self._fresh = False
         self._lookout = Lookout(services.clock)
         self._unmet = self._looked_running = False
-        self._rates: Mapping[str, float] = {}
-        self._seen: Sequence[Demand] = ()
 
     async def run(self) -> None:
         """Join the fleet, serve until ``stop``, leave it."""
         services = self._services
-        await self._membership.join()
+        drained = await self._membership.join()
         services.executor.on_death(lambda death: self._executor_stopped(death.message))
-        await self._restarts.start()
-        self._able = True
+        if drained:
+            self._draining.stays_empty()
+        else:
+            await self._restarts.start()
+        self._able = not drained
         await self._reporter.publish()
         await self._membership.note("worker.joined", gpu=services.device.name)
         self._tasks.spawn(self._reporter.beat(), "beat")
         self._tasks.spawn(self._hear_hints(), "hints")
         with contextlib.suppress(BrokerUnavailable):  # The wish is kept: it is applied once the broker is there.
-            await services.intake.consume_fallback(services.fallback_prefetch, self._sorter.arrived)
+            if not drained:
+                await self._draining.take_in()
         try:
-            while not self._stopping:
+            while not self._may_leave():
                 await self._next_events()
                 await self._act()
         finally:
@@ -139,8 +148,13 @@ class Worker:
 
     def stop(self) -> None:
         """Leave: no new work, what runs is finished within the grace time, the rest is handed back."""
-        self._stopping = True
+        self._draining.stop()
+        self._lookout.at_once()
         self._events.put_nowait(Hinted())
+
+    def _may_leave(self) -> bool:
+        draining = self._draining
+        return draining.stopping and (not self._able or draining.left_s == 0 or (draining.active and not draining.kept))
 
     async def _next_events(self) -> None:
         """Wait for an event or the next deadline, then handle all that is there."""
@@ -160,9 +174,13 @@ class Worker:
     def _sleep_s(self) -> float | None:
         now = self._services.clock.monotonic()
         waits = self._lookout.waits_s()
-        if self._batch and self._intray.holding:
+        if self._draining.kept:
+            waits.append(self._draining.left_s)
+        if self._batch and self._batch.stop_at is not None:
+            waits.append(self._batch.stop_at - now)
+        if self._batch and self._intray.holding and not self._lookout.paused:
             waits.append(self._disarm_at - now)
-        if self._batch and self._ahead_at is not None:
+        if self._batch and self._ahead_at is not None and not self._lookout.paused:
             waits.append(self._ahead_at - now)
         return max(0.0, min(waits)) if waits else None
 
@@ -172,29 +190,35 @@ class Worker:
         else:  # On its way while the consumer was being stopped: kept, it would wait here for the whole batch.
             self._tasks.spawn(event.delivery.requeue(), "requeue")
 
-    def _hinted(self, _: Hinted) -> None:
-        self._lookout.wanted = True
+    def _hinted(self, event: Hinted) -> None:
+        if event.cancelled:
+            self._cancelling.ask(self._batch, event.cancelled)
+        else:
+            self._lookout.wanted = True
 
     def _beat(self, event: Beat) -> None:
         self._state.observe(event.gpu)
         self._lookout.wanted = True
         self._dry = False
-        self._tasks.spawn(self._exchange_knowledge(), "learn")
+        self._tasks.spawn(self._learning.keep_up(self._services), "learn")
+        self._cancelling.ask(self._batch)
+        self._tasks.spawn(give_back_strays(self._services, self._batches.under_way), "strays")
         if self._batch:
             idle = [model for model in self._state.ready_models() if model != self._batch.entry.name]
             self._tasks.spawn(self._sorter.count_all_strangers(idle), "strangers")
 
     def _ran(self, event: Ran) -> None:
         self._state.ran(event.model, event.exec_s or 0.0, self._services.clock.now())
+        self._services.metrics.batch_ended(self._services.identity.worker)
         self._batch = None
-        self._dry = self._fresh and not self._intray.unheard(self._serving())
+        self._dry = self._fresh and not self._intray.unheard(self._choosing.serving())
         self._lookout.wanted |= self._unmet
         self._by_hand.ran(event.model)
         if self._by_hand.wanted or self._looked_running:  # Looking only while it runs, it would never be a victim.
             self._lookout.at_once()
         if event.out_of_vram:
             self._course.outgrown(event.model)
-            self._tasks.spawn(self._exchange_knowledge(), "learn")  # Before anybody else loads it as we did.
+            self._tasks.spawn(self._learning.keep_up(self._services), "learn")  # Before others load it as we did.
         elif event.footprint_bytes is not None and event.exec_s is not None and self._state.ready(event.model):
             self._restarts.served()
             self._learning.ran(event.model, event.exec_s, event.footprint_bytes)
@@ -219,24 +243,35 @@ class Worker:
         self._events.put_nowait(ExecutorGone(reason))
 
     def _executor_gone(self, event: ExecutorGone) -> None:
-        if self._stopping:
-            return
         self._able = False
         lost = self._state.emptied()
         self._course.unserved.clear()
         self._by_hand.emptied()
-        self._tasks.spawn(self._restarts.replace(lost, event.reason), "replace executor")
+        if self._draining.active:
+            self._draining.executor_died()
+            self._tasks.spawn(self._restarts.withdraw(lost, event.reason), "withdraw")
+        else:
+            self._tasks.spawn(self._restarts.replace(lost, event.reason), "replace executor")
 
     def _executor_back(self, _: ExecutorBack) -> None:
         self._able, self._dry, self._lookout.wanted = True, False, True
 
     async def _act(self) -> None:
-        if not self._able or self._stopping:
+        if not self._able and not self._draining.active:
             return
         try:
+            self._cancelling.stop_due(self._batch)
+            await self._draining.heed()
+            if self._lookout.paused:
+                return
             if self._lookout.due():
                 # Before serving: else a model whose turn is over would be running again whenever the plan is asked.
                 await self._look()
+            if self._draining.over(busy=self._batch is not None) and not self._draining.stopping:
+                self._able = False
+                await self._draining.clear()
+            if not self._able:
+                return
             if self._batch is None:
                 await self._serve_next()
             elif self._intray.holding and self._services.clock.monotonic() >= self._disarm_at:
@@ -244,55 +279,38 @@ class Worker:
             elif self._ahead_at is not None and self._services.clock.monotonic() >= self._ahead_at:
                 await self._fetch_ahead()
         except (StoreUnavailable, BrokerUnavailable) as error:
+            if self._draining.stopping:
+                self._draining.give_up()
+            self._lookout.pause()
             log.warning("worker.held_up", code=error.code, error=error.message)
 
     async def _serve_next(self) -> None:
         """Start the next batch: from the backlog if there may be one, else what a consumer brought; or that first."""
         while self._batch is None:
-            picked = None if self._dry or self._hand_first() else await self._pick()
-            model = picked[0] if picked else self._first_in_hand()
+            picked = None if self._dry or self._hand_first() else await self._choosing.pick()
+            model = picked[0] if picked else self._choosing.first_in_hand()
             if model is None:
                 self._dry = True
-                await self._intray.arm(self._serving())
+                await self._intray.arm(self._choosing.serving())
                 return
             entry = self._services.catalog.get(model)
             await self._start(model, picked[1] if picked else self._intray.pop(model, entry.max_batch))
 
     def _hand_first(self) -> bool:
-        model, unheard = self._first_in_hand(), self._intray.unheard(self._serving())
+        model, unheard = self._choosing.first_in_hand(), self._intray.unheard(self._choosing.serving())
         return model is not None and (self._ahead or hand_first(self._services.catalog.get(model).max_batch, unheard))
-
-    def _first_in_hand(self) -> str | None:
-        return self._intray.first((*self._course.victims, *self._state.leaving_models()))
-
-    def _serving(self) -> list[str]:
-        """Not what is to be evicted: served once more, it would be running when its turn is over, and so for ever."""
-        return [model for model in self._state.ready_models() if model not in self._course.victims]
 
     async def _fetch_ahead(self) -> None:
         """Have the next batch in hand when the one that runs ends; handed back if it runs on for longer."""
         self._ahead_at = None
-        if picked := await self._pick():
+        if picked := await self._choosing.pick():
             model, deliveries = picked
             for delivery in deliveries:
                 self._intray.put(model, delivery)
             self._ahead, self._disarm_at = True, self._services.clock.monotonic() + STOP_AFTER_S
 
-    async def _pick(self) -> tuple[str, list[Delivery]] | None:
-        """What the plan serves here once nothing runs; a queue that turns out to be empty is passed over."""
-        demand = {d.model: d for d in self._seen or await self._services.store.demand() if d.model in self._serving()}
-        self._seen = ()
-        view = FleetView.of([self._report().at_rest])
-        while serve := plan(view, demand.values(), self._learning.facts, self._services.clock.now()).serve(
-            self._services.identity.worker
-        ):
-            if deliveries := await self._intray.gather(serve.model, serve.most):
-                return serve.model, deliveries
-            del demand[serve.model]
-        return None
-
     async def _start(self, model: str, deliveries: list[Delivery]) -> None:
-        self._seen = ()
+        self._choosing.seen = ()
         entry = self._services.catalog.get(model)
         mean_exec_s = self._learning.facts[model].on(self._state.gpu).exec_s
         # One that comes again may have taken its worker down before its start was recorded: now the record comes first.
@@ -305,6 +323,7 @@ class Worker:
         self._fresh = self._dry and now - started[0].job.created_at < BACKLOG_S
         load = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
+        self._services.metrics.batch_began(self._services.identity.worker, model, cold=load is not None)
         self._batch = Batch(entry, started, load, now, early)
         began_at, ahead_s = self._services.clock.monotonic(), ahead_after_s(mean_exec_s)
         self._disarm_at = began_at + stop_after_s(mean_exec_s)
@@ -317,10 +336,14 @@ class Worker:
         except InvariantBroken:
             raise  # A bug is no job's fault: the worker stops, and what it holds is delivered again.
         except AffinityError as error:
-            if isinstance(error, JobTimeout):
+            stopped = isinstance(error, StoppedWithBatch)
+            if stopped or isinstance(error, JobTimeout):
                 self._executor_stopped(error.message)
             self._events.put_nowait(Ran(batch.entry.name))
-            if self._abandoned:
+            if stopped:
+                self._restarts.served()  # It was not the executor that was at fault.
+                await self._batches.let_go(await batch.granted())
+            elif self._abandoned:
                 await self._batches.hand_back(await batch.granted())
             else:
                 await self._batches.settle(batch, error)
@@ -332,11 +355,14 @@ class Worker:
         """Compute the whole fleet's plan and carry out what is ours."""
         self._lookout.begin()
         sighting, demand = await asyncio.gather(self._services.fleet.sighting(), self._services.store.demand())
-        self._seen = demand if self._batch is None else ()
+        self._batches.holding.store.back()
+        self._choosing.seen = demand if self._batch is None else ()
         worker = self._services.identity.worker
+        await self._draining.heed(worker in sighting.view.drains)
         self._by_hand.heed(sighting.view)
         view = sighting.view.with_report(self._report())
-        made = plan(view, with_rates(demand, self._rates, view), self._learning.facts, self._services.clock.now())
+        known, now = self._learning, self._services.clock.now()
+        made = plan(view, with_rates(demand, known.rates, view), known.facts, now)
         self._lookout.wake_at = made.wake_at
         self._unmet = any(not self._state.ready(d.model) for d in demand)
         self._looked_running = self._unmet and self._batch is not None
@@ -344,37 +370,26 @@ class Worker:
             self._tasks.spawn(self._membership.reap(sighting.lost), "reap")
         for give_up in made.give_ups(worker):
             self._tasks.spawn(self._sorter.give_up(give_up.model, give_up.error), "give up")
+        self._draining.proceed(view, made, demand)
         self._by_hand.carry_out(made, view, self._learning.facts)
-        if self._course.current is None and (load := made.load(worker)):
+        if self._able and self._course.may_begin and (load := made.load(worker)):
             self._course.begin(load)
 
     async def _hear_hints(self) -> None:
-        async for _ in self._services.fleet.wakes():
-            self._events.put_nowait(Hinted())
-
-    async def _exchange_knowledge(self) -> None:
-        with contextlib.suppress(StoreUnavailable):  # Told at the next heartbeat.
-            await self._learning.exchange(self._services.fleet)
-            self._rates = await self._services.store.rates()
+        async for cancelled in self._services.fleet.wakes():
+            self._events.put_nowait(Hinted(cancelled))
 
     def _report(self) -> WorkerReport:
-        return self._state.report(self._services.clock.now(), self._services.executor.cached.models)
+        report = self._state.report(self._services.clock.now(), self._services.executor.cached.models)
+        return replace(report, owed=tuple(sorted(self._services.intake.owed)))
 
     def _fail(self, error: BaseException) -> None:
         self._failed = self._failed or error
         self._events.put_nowait(Hinted())
 
     async def _leave(self) -> None:
-        """Unbind first, so that new jobs go elsewhere; then finish what runs; then hand back and sign off."""
-        self._stopping = self._state.draining = True
-        await self._course.abandon()
-        await self._reporter.publish()
-        with contextlib.suppress(BrokerUnavailable):
-            await self._services.intake.stop_fallback()
-        await self._intray.disarm()
-        for model in tuple(self._state.residents):
-            await self._loader.withdraw(model)
-        if not await self._batches_running.wait(self._services.timing.grace_s):
+        """Finish what runs, hand back the rest, sign off."""
+        if not await self._draining.leave(self._batches_running):
             self._abandoned = True
             await self._services.executor.kill()
             await self._batches_running.wait(EXECUTOR_GRACE_S)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from affinity.io.ports import Clock, EventStream, FleetStore, Intake, JobStore, Publisher
+from affinity.io.event_port import EventStream
+from affinity.io.ports import Clock, FleetStore, Intake, JobStore, Publisher
 from affinity.topology import Topology
 from models.catalog import Catalog
 from worker.executor import Executor

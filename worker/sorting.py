@@ -94,9 +94,10 @@ class Sorter:
         """
         if await self._services.store.fail(job.id, error, self._services.clock.now()):
             self._services.metrics.failed(job.spec.model, error.code)
+            self._services.metrics.gave_up(job.spec.model, error.code)
             await self._batches.letters.bury(delivery, error, job)
         else:
-            self._batches.requeue_later(delivery)
+            self._batches.holding.hand_back_later(delivery)
 
     async def sight(self, delivery: Delivery) -> Job | None:
         """Record a job that may have come without HTTP. ``None``: it is settled already and there is nothing to do."""
@@ -107,6 +108,7 @@ class Sorter:
         except (UndecodableMessage, IdConflict) as error:
             await self._batches.letters.bury(delivery, error)
             return None
+        self._batches.holding.store.back()
         if job.state.terminal:
             await delivery.ack()
             return None
@@ -118,8 +120,9 @@ class Sorter:
             if job is not None:
                 await self._park(delivery, job)
         except (StoreUnavailable, BrokerUnavailable) as error:
+            holding = self._batches.holding
             log.warning("fallback.held", code=error.code, error=error.message)
-            self._batches.requeue_later(delivery)
+            holding.wait_for(holding.store if isinstance(error, StoreUnavailable) else holding.broker, delivery)
 
     async def _park(self, delivery: Delivery, job: Job) -> None:
         try:
@@ -129,6 +132,7 @@ class Sorter:
             return
         # Also where the job is running: this copy is the one that survives its worker.
         await self._services.publisher.park(job.spec, job.created_at, delivery.alone)
+        self._batches.holding.broker.back()
         await delivery.ack()
         with suppress(StoreUnavailable):  # Only a hint: every worker looks once per heartbeat anyway.
             await self._services.fleet.wake()

@@ -143,7 +143,18 @@ class GpuState:
         return lost
 
     def report(self, now: float, cached: tuple[str, ...] = ()) -> WorkerReport:
-        """What others may know, newer than every report before it. ``cached``: models in the host's memory."""
+        """What others may know, newer than every report before it. ``cached``: models in the host's memory.
+
+        Nobody shall count on what a draining worker holds, or wait for it: all its models are leaving.
+        """
+        own = self.own_report(now, cached)
+        if not self.draining:
+            return own
+        leaving = tuple(replace(resident, state=ResidencyState.DRAINING) for resident in own.residents)
+        return replace(own, draining=True, residents=leaving)
+
+    def own_report(self, now: float, cached: tuple[str, ...] = ()) -> WorkerReport:
+        """The same, as the worker sees itself."""
         self._sequence += 1
         return WorkerReport(
             worker=self._identity.worker,
@@ -156,7 +167,6 @@ class GpuState:
             refusals=tuple(self._refusals[m] for m in sorted(self._refusals) if self._refusals[m].until > now),
             cached=cached,
             served_s=self._served_s,
-            draining=self.draining,
             lease_s=self._lease_s,
             metrics_url=self._identity.metrics_url,
         )

@@ -13,6 +13,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from affinity.series import DEFAULT_MODELS
+
 EXIT_BAD_SETTINGS = 2
 
 
@@ -66,6 +68,12 @@ class ConnectionSettings(BaseSettings):
     )
     affinity_max_result_bytes: int = Field(
         8 * 1024**2, ge=1024, le=512 * 1024**2, description="Largest result of a job; above it the job fails."
+    )
+    affinity_metrics_models: int = Field(
+        DEFAULT_MODELS,
+        ge=1,
+        le=100_000,
+        description="Models with metrics of their own, by name, pinned ones first; the rest counts as other.",
     )
     models_catalog: FilePath | None = Field(
         None, description="Model catalogue, a TOML file. Default: models/catalog.toml of this installation."

@@ -1,4 +1,4 @@
-"""``FleetStore`` in Redis: reports, leases, claims, measurements, orders, pins and the wake-up hint.
+"""``FleetStore`` in Redis: reports, leases, claims, measurements, orders, pins, drains and the hints to workers.
 
 Nothing here is needed for safety: all of it may vanish, and the next heartbeats bring it back, but for what an operator
 has asked for. Give the store that renews leases a link with ``HEARTBEAT`` patience.
@@ -41,6 +41,7 @@ class RedisFleetStore:
         self._order = link.script(lua("orders"), lua("order"))
         self._end_order = link.script(lua("orders"), lua("order_end"))
         self._pin = link.script(lua("orders"), lua("pin"))
+        self._drain = link.script(lua("orders"), lua("drain"))
 
     async def next_epoch(self) -> int:
         """See the port. Holds across a flush of Redis, as long as its clock does not run backwards."""
@@ -66,8 +67,8 @@ class RedisFleetStore:
         order."""
         keys = self._keys
         heads = [keys.report(""), keys.lease(""), keys.claim(""), keys.order(""), _ms(ORDER_KEPT_S)]
-        flat_reports, flat_claims, records, pins = await self._sighting(
-            [keys.workers, self._claimed, keys.orders, keys.pins, keys.events], heads
+        flat_reports, flat_claims, records, pins, drains = await self._sighting(
+            [keys.workers, self._claimed, keys.orders, keys.pins, keys.events, keys.drains], heads
         )
         live: list[WorkerReport] = []
         lost: list[WorkerReport] = []
@@ -82,7 +83,8 @@ class RedisFleetStore:
         for record in records:
             with suppress(ValueError, KeyError):
                 orders.append(decode_order(record))
-        view = FleetView.of(live, claims, sorted(orders, key=lambda order: order.id), decode_pins(pins))
+        orders.sort(key=lambda order: order.id)
+        view = FleetView.of(live, claims, orders, decode_pins(pins), drains)
         return Sighting(view, tuple(sorted(lost, key=lambda report: report.worker)))
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
@@ -149,15 +151,25 @@ class RedisFleetStore:
         args = ["SREM", "model.unpinned", repr(float(now)), by, model, *workers]
         await self._pin([self._keys.pins, self._keys.events], args)
 
+    async def drain(self, worker: str, by: str, now: float) -> None:
+        """See the port."""
+        args = ["SADD", "worker.drain_asked", repr(float(now)), by, worker]
+        await self._drain([self._keys.drains, self._keys.events], args)
+
+    async def undrain(self, worker: str, by: str, now: float) -> None:
+        """See the port."""
+        args = ["SREM", "worker.drain_ended", repr(float(now)), by, worker]
+        await self._drain([self._keys.drains, self._keys.events], args)
+
     async def wake(self) -> None:
         """See the port."""
         async with self._link.guard() as client:
             await client.publish(self._keys.wake, "")
 
-    async def wakes(self) -> AsyncIterator[None]:
+    async def wakes(self) -> AsyncIterator[str]:
         """See the port."""
-        async for _ in self._link.messages(self._keys.wake, self._silence_s):
-            yield None
+        async for hint in self._link.messages(self._keys.wake, self._silence_s):
+            yield hint or ""
 
     def _worker_keys(self, report: WorkerReport) -> list[str]:
         keys = self._keys

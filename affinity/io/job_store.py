@@ -5,7 +5,7 @@ under ``lua/`` says what the second run does. A missing answer is ``StoreUnavail
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from affinity.errors import AttemptsExhausted, IdConflict, NotCancellable, QueueFull, UnknownJob, WorkerLost
@@ -14,6 +14,7 @@ from affinity.io import job_record as record
 from affinity.io.letter_store import LETTER_RETENTION_S, RedisLetterStore
 from affinity.io.ports import UNBOUNDED, Bounds, Created, Page, StartAnswer, Verdict
 from affinity.io.redis_client import RedisLink, Script, lua
+from affinity.io.stray_store import RedisStrayStore
 from affinity.job import DUE_SLACK_S, MAX_LOSSES, TRANSITIONS, Attempt, Job, JobError, JobSpec, JobState, Outcome
 from affinity.topology import Keys
 
@@ -49,7 +50,8 @@ class RedisJobStore:
         self._create = self._script("create")
         self._published = self._script("published")
         self._withdraw = self._script("withdraw")
-        self._settle_queued = self._script("settle_queued")
+        self._end_early = self._script("end_early")
+        self._cancelled = link.script(lua("cancelled"))
         self._sight = self._script("sight")
         self._start = self._script("start")
         self._finish = self._script("finish")
@@ -58,6 +60,7 @@ class RedisJobStore:
         self._demand = link.script(lua("demand"))
         self._page = link.script(lua("page"))
         self._rates = link.script(lua("rates"))
+        self.strays = RedisStrayStore(link, keys)
         self.letters = RedisLetterStore(link, keys, self._shared_keys, self._script)
 
     async def create(self, spec: JobSpec, now: float, bounds: Bounds = UNBOUNDED) -> Created:
@@ -108,17 +111,21 @@ class RedisJobStore:
 
     async def cancel(self, job_id: str, now: float) -> Job:
         """See the port."""
-        answer = await self._end_queued(job_id, JobState.CANCELLED, None, now)
+        answer = await self._end(job_id, JobState.CANCELLED, None, now)
         if answer[0] == "missing":
             raise unknown(job_id)
         job = record.decode_job(answer[1])
         if answer[0] == "refused":
-            raise NotCancellable(f"job {job_id} is {job.state}; only a queued job can be cancelled")
+            raise NotCancellable(f"job {job_id} has ended already: it is {job.state}")
         return job
+
+    async def cancelled(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """See the port."""
+        return frozenset(await self._cancelled([], [self._keys.job(""), *job_ids]))
 
     async def fail(self, job_id: str, error: JobError, now: float) -> bool:
         """See the port."""
-        answer = await self._end_queued(job_id, JobState.FAILED, error, now)
+        answer = await self._end(job_id, JobState.FAILED, error, now)
         return bool(answer[0] == "settled")
 
     async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
@@ -202,9 +209,9 @@ class RedisJobStore:
         flat = await self._link.call("HGETALL", self._keys.job(job_id))
         return record.decode_job(flat) if flat else None
 
-    async def _end_queued(self, job_id: str, state: JobState, error: JobError | None, now: float) -> list[Any]:
+    async def _end(self, job_id: str, state: JobState, error: JobError | None, now: float) -> list[Any]:
         args = [job_id, state, _nonce(), self._retention_ms, *record.encode_error(error)]
-        answer: list[Any] = await self._settle_queued(self._shared_keys, self._args(now, *args))
+        answer: list[Any] = await self._end_early(self._shared_keys, self._args(now, *args))
         return answer
 
 

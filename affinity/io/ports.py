@@ -11,6 +11,7 @@ from typing import Protocol
 
 from affinity.fleet import Demand, FleetView, Measurement, WorkerReport
 from affinity.io.letters import LetterStore
+from affinity.io.strays import StrayStore
 from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome
 from affinity.orders import Order, OrderState
 
@@ -88,8 +89,12 @@ class StartAnswer:
 class JobStore(Protocol):
     """Job records, their indexes, the outbox and the demand. Terminal transitions happen once; the first one wins.
 
-    ``letters`` are the jobs among them that failed, and other dead letters.
+    ``letters`` are the jobs among them that failed, and other dead letters; ``strays`` helps to find what got lost.
     """
+
+    @property
+    def strays(self) -> StrayStore:
+        """What the store believes of jobs that may be astray."""
 
     @property
     def letters(self) -> LetterStore:
@@ -117,7 +122,13 @@ class JobStore(Protocol):
         """Jobs newest first, filtered (no tenant: everybody's); ``InvalidInput`` for a cursor we never gave out."""
 
     async def cancel(self, job_id: str, now: float) -> Job:
-        """Cancel a queued job. ``UnknownJob``; ``NotCancellable`` when it runs or has ended."""
+        """Cancel a job that is queued or runs. ``UnknownJob``; ``NotCancellable`` when it has ended.
+
+        The attempt of one that runs is over by it: it can neither finish nor give back. Workers are hinted at it.
+        """
+
+    async def cancelled(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these jobs that have been cancelled: what a worker asks of what it runs, since hints get lost."""
 
     async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
         """A delivery of this job was seen: make its record if there is none (a job published without HTTP, or a
@@ -181,8 +192,8 @@ class Sighting:
 
 
 class FleetStore(Protocol):
-    """Reports, leases and claims, orders and pins. A lease not renewed in time is gone; an older epoch never overwrites
-    a newer one."""
+    """Reports, leases and claims, orders, pins and drains. A lease not renewed in time is gone; an older epoch never
+    overwrites a newer one."""
 
     async def next_epoch(self) -> int:
         """A number higher than every one given out before."""
@@ -197,7 +208,7 @@ class FleetStore(Protocol):
         """Remove report, lease, GPU lease and claims of this worker, if they are still this epoch's."""
 
     async def sighting(self) -> Sighting:
-        """All workers and claims, with the orders that wait and the pins. Orders whose life is over end by it."""
+        """All workers and claims, with the orders that wait, pins and drains. Orders whose life is over end by it."""
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
         """Take or renew the right to load a model; false while another worker has it."""
@@ -233,44 +244,20 @@ class FleetStore(Protocol):
     async def unpin(self, model: str, workers: Iterable[str], by: str, now: float) -> None:
         """Take back these pins of a model (``EVERYWHERE``: the one for all workers); say ``model.unpinned`` of each."""
 
+    async def drain(self, worker: str, by: str, now: float) -> None:
+        """Have a worker take no more work until ``undrain``, whatever becomes of its process; if that is new, say
+        ``worker.drain_asked``."""
+
+    async def undrain(self, worker: str, by: str, now: float) -> None:
+        """Take that back; if there was such a wish, say ``worker.drain_ended``."""
+
     async def wake(self) -> None:
         """Hint to all workers that demand or residency changed."""
 
-    def wakes(self) -> AsyncIterator[None]:
-        """The hints, as they come, for ever. The first comes as soon as we listen, and one more after each reconnect:
-        what was said in between is lost.
+    def wakes(self) -> AsyncIterator[str]:
+        """The hints, as they come, for ever: empty, or the id of a running job that was cancelled. The first (empty)
+        comes as soon as we listen, and one more after each reconnect: what was said in between is lost.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened. ``kind`` as in ``job.settled``; ``id`` orders events and resumes a stream."""
-
-    kind: str
-    at: float
-    fields: Mapping[str, str]
-    id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A job has ended. ``record`` gives it as it was stored, ``None`` where it is too large to be told around."""
-
-    job_id: str
-    record: Callable[[], Job] | None
-
-
-class EventStream(Protocol):
-    """The one stream of events. Bounded: whoever is too far behind misses the oldest."""
-
-    async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
-        """Append an event."""
-
-    def settled(self) -> AsyncIterator[Settled | None]:
-        """Jobs as they end, from now on, for ever: hints, some may be lost. ``None``: listening has begun (again)."""
-
-    def read(self, after: str | None = None) -> AsyncIterator[Event]:
-        """Events after that id (``None``: from now on), for ever."""
 
 
 class Delivery(Protocol):
@@ -360,11 +347,15 @@ class Publisher(Protocol):
 class Intake(Protocol):
     """One worker's consuming side. State is *desired*: after a reconnect bindings and consumers are re-applied."""
 
+    @property
+    def owed(self) -> frozenset[str]:
+        """Models whose binding is not wanted any more and that the broker, which was away, may still have."""
+
     async def bind(self, model: str) -> None:
         """Declare the model's queue and bind it under this worker's own argument."""
 
     async def unbind(self, model: str) -> None:
-        """Remove this worker's binding."""
+        """Remove this worker's binding. The wish is kept as well: where the broker is away, it goes on reconnect."""
 
     async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
         """Start a consumer on the model's queue."""

@@ -41,6 +41,8 @@ class RabbitIntake:
         self._rabbit = rabbit
         self._worker = worker
         self._bound: set[str] = set()
+        # Bindings that are not wanted any more and that the broker, which was away, may still have.
+        self._owed: set[str] = set()
         self._consumers: dict[str, _Consumer] = {}
         self._tags = itertools.count()
         self._restoring: asyncio.Task[None] | None = None
@@ -48,17 +50,24 @@ class RabbitIntake:
         # One RPC at a time: arming, disarming and re-applying would otherwise interleave on the same queue.
         self._lock = asyncio.Lock()
 
+    @property
+    def owed(self) -> frozenset[str]:
+        """Models whose binding is yet to be removed."""
+        return frozenset(self._owed)
+
     async def bind(self, model: str) -> None:
         """Declare and bind. The wish is kept even if the broker is away: it is applied on reconnect."""
         self._bound.add(model)
+        self._owed.discard(model)
         async with self._lock:
             await self._bind(model)
 
     async def unbind(self, model: str) -> None:
-        """Withdraw the wish and the binding."""
+        """Withdraw the wish and the binding; where the broker is away, the binding goes on reconnect."""
         self._bound.discard(model)
+        self._owed.add(model)
         async with self._lock:
-            await self._rabbit.publisher.unbind(model, self._worker)
+            await self._unbind(model)
 
     async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
         """Start a consumer on the model's queue."""
@@ -102,6 +111,8 @@ class RabbitIntake:
         """Make the broker's state the wanted one: every binding, then every consumer, on a new channel."""
         async with self._lock:
             with self._rabbit.translated("restoring a worker's consumers"):
+                for model in sorted(self._owed):
+                    await self._unbind(model)
                 for model in sorted(self._bound):
                     await self._bind(model)
                 for name, consumer in list(self._consumers.items()):
@@ -157,6 +168,12 @@ class RabbitIntake:
                 arguments=dict(names.binding_arguments(self._worker)),
                 timeout=RPC_TIMEOUT_S,
             )
+
+    async def _unbind(self, model: str) -> None:
+        if model in self._owed:  # Else it is wanted again by now, or was removed while we waited for our turn.
+            await self._rabbit.publisher.unbind(model, self._worker)
+            if model not in self._bound:
+                self._owed.discard(model)
 
     async def _start(self, name: str, consumer: _Consumer) -> None:
         async with self._lock:

@@ -3,10 +3,11 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, HeadersType
+from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 
 from affinity.errors import BrokerUnavailable
 from affinity.io.ports import DeadLetter
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 PUBLISH_TIMEOUT_S = 10.0
 IN_FLIGHT = 256
 """Unconfirmed publishes on the channel; more only makes confirms slower."""
+
+IN_FLIGHT_PER_KEY = 64
+"""Of those, under one routing key. Once one of them was not confirmed in time there is only one, until one is: a queue
+that takes nothing must not take up the room of all others."""
 
 MAX_REASON = 2000
 MAX_SHORT = 255
@@ -40,6 +45,7 @@ class RabbitPublisher:
         self._rabbit = rabbit
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._declared: set[str] = set()
+        self._lanes: dict[str, _Lane] = {}
 
     async def publish(self, spec: JobSpec, created_at: float) -> None:
         """To the jobs exchange, keyed by model; unbound models go to fallback by the alternate exchange."""
@@ -153,11 +159,51 @@ class RabbitPublisher:
         self._declared.add(name)
 
     async def _send(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        with self._rabbit.translated("publishing"):
-            async with self._slots:
-                channel = await self._rabbit.channel("publish", on_return_raises=True)
-                target = await _exchange(channel, exchange)
-                await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+        # One lane for each queue it may end in: a wait or the dead letters are one for all models.
+        name = routing_key if exchange in ("", self._rabbit.topology.jobs_exchange) else exchange
+        lane = self._lanes.setdefault(name, _Lane())
+        lane.users += 1
+        try:
+            with self._rabbit.translated("publishing"):
+                self._refuse_if_dumb(lane, lane.users > 1, name)
+                async with lane.slots:
+                    self._refuse_if_dumb(lane, lane.flying > 0, name)
+                    async with self._slots:
+                        channel = await self._rabbit.channel("publish", on_return_raises=True)
+                        target = await _exchange(channel, exchange)
+                        await lane.publish(target, message, routing_key)
+        finally:
+            lane.users -= 1
+            if not (lane.users or lane.dumb):
+                del self._lanes[name]
+
+    def _refuse_if_dumb(self, lane: "_Lane", tried: bool, routing_key: str) -> None:
+        if lane.dumb and tried:
+            raise BrokerUnavailable(
+                f"RabbitMQ ({self._rabbit.address}) does not confirm what is published for {routing_key}, but may "
+                "confirm other jobs: see docs/reliability.md, Known limits"
+            )
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Publishes under one routing key. ``dumb``: one was not confirmed in time, and none has been since."""
+
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT_PER_KEY))
+    users: int = 0
+    flying: int = 0
+    dumb: bool = False
+
+    async def publish(self, target: AbstractExchange, message: aio_pika.Message, routing_key: str) -> None:
+        self.flying += 1
+        try:
+            await target.publish(message, routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_S)
+            self.dumb = False
+        except TimeoutError:
+            self.dumb = True
+            raise
+        finally:
+            self.flying -= 1
 
 
 def _again(alone: bool) -> dict[str, int]:
@@ -169,7 +215,7 @@ def _plain(text: str, most: int) -> str:
     return text.encode("ascii", "backslashreplace").decode()[:most]
 
 
-async def _exchange(channel: AbstractChannel, name: str) -> aio_pika.abc.AbstractExchange:
+async def _exchange(channel: AbstractChannel, name: str) -> AbstractExchange:
     return await channel.get_exchange(name, ensure=False) if name else channel.default_exchange
 
 

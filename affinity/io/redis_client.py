@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from affinity.errors import AffinityError, InvariantBroken, StoreUnavailable
+from affinity.io.redis_line import closed_is_lost
 from affinity.io.redis_subscription import heard_on
 from affinity.io.redis_wire import RedisWire
 
@@ -120,8 +121,9 @@ class RedisLink:
     async def guard(self, deadline: bool = True) -> AsyncIterator[Redis]:
         """The client: its calls end in time or raise ``StoreUnavailable``. ``deadline`` false for subscriptions."""
         try:
-            async with asyncio.timeout(self._patience.deadline_s if deadline else None):
-                yield self._client
+            with closed_is_lost():
+                async with asyncio.timeout(self._patience.deadline_s if deadline else None):
+                    yield self._client
         except TRANSLATED as error:
             raise translate(error, self.address) from error
 
@@ -157,9 +159,10 @@ class RedisLink:
         while True:
             heard = heard_on(self._connection(), channel, self._patience.connect_s, silence_s)
             try:
-                async for message in heard:
-                    failures = 0
-                    yield message
+                with closed_is_lost():
+                    async for message in heard:
+                        failures = 0
+                        yield message
             except TRANSLATED:
                 failures += 1
             finally:

@@ -7,12 +7,15 @@ its bytes arrive.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from hiredis import Reader, pack_command
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
+
+CLOSED = "handler is closed"
+"""In uvloop's words: the connection was lost a moment ago, and nobody has been told yet."""
 
 _MORE = object()
 """What the reader says while an answer is incomplete."""
@@ -55,14 +58,16 @@ class RedisLine(asyncio.Protocol):
         lost: Callable[[exceptions.ConnectionError], None],
     ) -> "RedisLine":
         """Over a connection that is not open yet. Raises the client's exceptions, and ``TimeoutError``."""
-        async with asyncio.timeout(connect_s):
-            await connection.connect()  # type: ignore[no-untyped-call]
+        with closed_is_lost():
+            async with asyncio.timeout(connect_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
         return cls(connection, heard, lost)
 
     def send(self, *command: str | int) -> None:
         """Write a command. On a lost connection it goes nowhere."""
         # The client's own packer is Python, and takes a third of a call. The stub of this one knows pairs only.
-        self._transport.write(pack_command(cast(Any, command)))
+        with closed_is_lost():
+            self._transport.write(pack_command(cast(Any, command)))
 
     def cut(self) -> None:
         """End the connection at once; ``lost`` is called if it was not before."""
@@ -98,6 +103,17 @@ class RedisLine(asyncio.Protocol):
     def _end(self, error: exceptions.ConnectionError) -> None:
         lost, self._lost = self._lost, _nobody
         lost(error)
+
+
+@contextlib.contextmanager
+def closed_is_lost() -> Iterator[None]:
+    """Raise the client's ``ConnectionError`` for uvloop's ``RuntimeError``: unseen, it would be answered 500."""
+    try:
+        yield
+    except RuntimeError as error:
+        if CLOSED not in str(error):
+            raise
+        raise exceptions.ConnectionError(f"the connection was lost: {error}") from error
 
 
 def _nobody(_: exceptions.ConnectionError) -> None:

@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from affinity.errors import AffinityError, InvalidInput, UnknownJob
+from affinity.errors import AffinityError, InvalidInput, NotCancellable, UnknownJob
 from affinity.job import Job, JobSpec, JobState, check_job_id
 from affinity.wire import job_to_json
 from dispatcher.auth import caller_in
 from dispatcher.bodies import IDEMPOTENCY_KEY, as_object, items_of, job_spec, read_object
 from dispatcher.openapi import body, headers, problems
 from dispatcher.prefer import wait_preference
-from dispatcher.problems import problem_of
+from dispatcher.problems import ProblemResponse, problem_of
 from dispatcher.render import JsonResponse
 from dispatcher.schemas import BatchAnswer, BatchRequest, JobPage, JobRequest, JobView
 from dispatcher.services import dispatcher_of
@@ -114,9 +114,18 @@ async def look(request: Request, job_id: str) -> Response:
     responses={200: {"model": JobView}, **problems(401, 404, 409, 503)},
 )
 async def cancel(request: Request, job_id: str) -> Response:
-    """A queued job never runs. A running one cannot be cancelled yet: `409`."""
-    services = dispatcher_of(request).services
-    return _answer(await services.store.cancel(_known_form(job_id), services.clock.now()), 200)
+    """A queued job never runs. A running one is stopped: its result, if there is one yet to come, is dropped.
+
+    Where the job has ended already the answer is `409`, with the job as `job`.
+    """
+    dispatcher = dispatcher_of(request)
+    services = dispatcher.services
+    try:
+        job = await services.store.cancel(_known_form(job_id), services.clock.now())
+    except NotCancellable as error:
+        return ProblemResponse.of(error, job=job_to_json(await services.store.get(job_id)))
+    dispatcher.metrics.cancelled(job.spec.model, "queued" if job.started_at is None else "running")
+    return _answer(job, 200)
 
 
 def _known_form(job_id: str) -> str:

@@ -1,13 +1,17 @@
 """``/metrics``: counters from memory, gauges found out now. A server that is away costs its gauges, not the scrape."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from affinity.errors import Overloaded
+from affinity.fleet import FleetView, ModelFacts, WorkerReport
+from affinity.policy.admission import fits_one_of
+from dispatcher.fleet_glance import FleetGlance
 from dispatcher.metrics import CONTENT_TYPE, BrokerGauges, StoreGauges
 from dispatcher.services import Services, dispatcher_of
 
@@ -27,29 +31,54 @@ async def metrics(request: Request) -> Response:
     """All series of this dispatcher, in the Prometheus text format."""
     dispatcher = dispatcher_of(request)
     services = dispatcher.services
-    store, broker = await asyncio.gather(_in_time(_ask_store(services)), _in_time(_ask_broker(services)))
+    glance = dispatcher.submitter.glance
+    store, broker = await asyncio.gather(_in_time(_ask_store(services, glance)), _in_time(_ask_broker(services)))
     return Response(dispatcher.metrics.render(store, broker), media_type=CONTENT_TYPE)
 
 
-async def _ask_store(services: Services) -> StoreGauges:
-    demand, sighting, dead = await asyncio.gather(
-        services.store.demand(), services.fleet.sighting(), services.store.letters.counts()
+async def _ask_store(services: Services, glance: FleetGlance) -> StoreGauges:
+    demand, sighting, seen, dead, warnings = await asyncio.gather(
+        services.store.demand(),
+        services.fleet.sighting(),
+        glance.look(),
+        services.store.letters.counts(),
+        services.check_store(),
     )
-    now = services.clock.now()
+    now, view = services.clock.now(), sighting.view
+    waiting = [one for one in demand if one.queued]
     names = [entry.name for entry in services.catalog]
-    # Every model has its series, so that an empty queue is a 0 and not a gap.
+    nothing = dict.fromkeys(names, 0)  # Every model has its series, so that an empty queue is a 0 and not a gap.
     return StoreGauges(
-        queued={**dict.fromkeys(names, 0), **{waiting.model: waiting.queued for waiting in demand}},
-        oldest_wait_s={
-            **dict.fromkeys(names, 0.0),
-            **{waiting.model: waiting.oldest_wait_s(now) for waiting in demand},
+        queued={**nothing, **{one.model: one.queued for one in demand}},
+        oldest_wait_s={**nothing, **{one.model: one.oldest_wait_s(now) for one in waiting}},
+        holders={**nothing, **holders_of(view)},
+        unplaceable={
+            **dict.fromkeys(names, False),
+            **{one.model: unplaceable(one.model, view, seen.facts, now) for one in waiting},
         },
-        workers_up={
-            **{report.worker: False for report in sighting.lost},
-            **dict.fromkeys(sighting.view.workers, True),
-        },
+        workers_up={**{report.worker: False for report in sighting.lost}, **dict.fromkeys(view.workers, True)},
         dead_letters=dead,
+        warnings=len(warnings),
     )
+
+
+def holders_of(view: FleetView) -> dict[str, int]:
+    """How many GPUs have each model ready or loading."""
+    held = (r.model for report in view.workers.values() for r in report.residents if report.holds(r.model))
+    return dict(Counter(held))
+
+
+def unplaceable(model: str, view: FleetView, facts: Mapping[str, ModelFacts], now: float) -> bool:
+    """True if workers are there and each is too small for the model or has given up on loading it."""
+    known = facts.get(model)
+    if known is None or not view.workers:
+        return False
+
+    def cannot(report: WorkerReport) -> bool:
+        refusal = report.refuses(model, now)
+        return not fits_one_of(known, [report.gpu]) or (refusal is not None and refusal.hopeless)
+
+    return all(cannot(report) for report in view.workers.values())
 
 
 async def _ask_broker(services: Services) -> BrokerGauges:

@@ -1,5 +1,7 @@
-"""The operator's hand: models are loaded, unloaded and pinned because somebody wants them to be."""
+"""The operator's hand: models are loaded, unloaded and pinned, and workers drained, because
+somebody wants them to be."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +17,7 @@ from dispatcher.explain import decision_json
 from dispatcher.openapi import body, problems
 from dispatcher.render import JsonResponse
 from dispatcher.schemas import AskedView, OrderRequest, OrderView, PinView
+from dispatcher.schemas_drain import DrainRequest, DrainView
 from dispatcher.services import dispatcher_of
 from models.entry import ModelEntry
 
@@ -22,12 +25,14 @@ router = APIRouter(tags=["by hand"])
 
 _REFUSALS = problems(400, 401, 404, 409, 413, 415, 422, 503)
 _BODY = body(OrderRequest, required=False)
+_NO_BODY = body(DrainRequest, required=False)
 _ORDERED: dict[int | str, dict[str, Any]] = {
     200: {"model": AskedView, "description": "Nothing to do: it is so already"},
     202: {"model": AskedView, "description": "Will be carried out; `GET /orders/{order_id}` says how far it is"},
     **_REFUSALS,
 }
 _PINNED: dict[int | str, dict[str, Any]] = {200: {"model": PinView}, **_REFUSALS}
+_DRAINED: dict[int | str, dict[str, Any]] = {200: {"model": DrainView}, **problems(400, 401, 404, 413, 415, 422, 503)}
 
 
 # A model's name may have slashes in it: the last word of the path is the verb, all before it the name.
@@ -55,6 +60,23 @@ async def unpin(request: Request, name: str) -> Response:
     """Take a pin back: that of one worker, or all that were set by hand. The catalogue's stay."""
     pins = await _hand(request).unpin(name, await _worker(request), caller_of(request))
     return JsonResponse(pin_json(dispatcher_of(request).services.catalog.get(name), pins))
+
+
+@router.post("/workers/{worker_id}/drain", summary="Drain a worker", responses=_DRAINED, openapi_extra=_NO_BODY)
+async def drain(request: Request, worker_id: str) -> Response:
+    """Have a worker take no more work, also after a restart: it ends what runs, lets others have its models, and leaves
+    its GPU empty. `GET /workers` says how far it is."""
+    await _no_fields(request)
+    detail = await _hand(request).drain(worker_id, caller_of(request))
+    return JsonResponse({"worker": worker_id, "drain": True, "detail": detail})
+
+
+@router.post("/workers/{worker_id}/undrain", summary="Undrain a worker", responses=_DRAINED, openapi_extra=_NO_BODY)
+async def undrain(request: Request, worker_id: str) -> Response:
+    """Have a drained worker take work again."""
+    await _no_fields(request)
+    detail = await _hand(request).undrain(worker_id, caller_of(request))
+    return JsonResponse({"worker": worker_id, "drain": False, "detail": detail})
 
 
 @router.get(
@@ -107,15 +129,25 @@ def _asked(asked: Asked) -> Response:
 
 
 async def _worker(request: Request) -> str | None:
-    """The worker in the body; none without one, or without a body.
+    """The worker in the body; none without one, or without a body."""
+    worker = (await _fields(request, frozenset({"worker"}))).get("worker")
+    if worker is not None and (not isinstance(worker, str) or not worker):
+        raise InvalidInput("must be the id of a worker; leave it out for any", "worker")
+    return worker
+
+
+async def _no_fields(request: Request) -> None:
+    """Refuse a body that says anything."""
+    await _fields(request, frozenset())
+
+
+async def _fields(request: Request, allowed: frozenset[str]) -> Mapping[str, object]:
+    """The body; nothing without one.
 
     A browser must say that it sends JSON even then: any web page could have it send a POST without a body.
     """
     if "origin" not in request.headers and not await request.body():
-        return None
+        return {}
     fields = await read_object(request)
-    refuse_unknown(fields, frozenset({"worker"}))
-    worker = fields.get("worker")
-    if worker is not None and (not isinstance(worker, str) or not worker):
-        raise InvalidInput("must be the id of a worker; leave it out for any", "worker")
-    return worker
+    refuse_unknown(fields, allowed)
+    return fields

@@ -34,7 +34,8 @@ OURS = {"dispatcher": DispatcherSettings, "worker": WorkerSettings}
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?:(?P<kind>:-|:\?)(?P<rest>[^}]*))?\}")
-REQUIRED = {"RABBITMQ_PASS": "rabbit0", "REDIS_PASSWORD": "redis0"}
+REQUIRED = {"RABBITMQ_PASS": "rabbit0", "REDIS_PASSWORD": "redis0", "GRAFANA_PASSWORD": "grafana0"}
+MONITORING = {"prometheus", "grafana", "redis-exporter"}
 
 # The compose specification's names that this file uses: a misspelt one would be ignored, or refused, by the engine.
 SERVICE_KEYS = {
@@ -98,8 +99,8 @@ each_service = pytest.mark.parametrize("name", sorted(SERVICES))
 each_of_ours = pytest.mark.parametrize("name", sorted(OURS))
 
 
-def test_the_stack_is_broker_store_dispatcher_and_worker():
-    assert set(SERVICES) == {"rabbitmq", "redis", "dispatcher", "worker"}
+def test_the_stack_is_broker_store_dispatcher_and_worker_and_what_watches_them():
+    assert set(SERVICES) == {"rabbitmq", "redis", "dispatcher", "worker"} | MONITORING
 
 
 @each_service
@@ -143,7 +144,7 @@ def test_every_declared_volume_is_used():
 
 @each_service
 def test_images_are_pinned_to_a_full_version(name: str):
-    assert re.fullmatch(r"[a-z\-]+:\d+\.\d+\.\d+(-[a-z\-]+)?", SERVICES[name]["image"])
+    assert re.fullmatch(r"([a-z0-9]+/)?[a-z_\-]+:v?\d+\.\d+\.\d+(-[a-z\-]+)?", SERVICES[name]["image"])
     if name in OURS:
         bases = re.findall(r"^FROM (\S+)", dockerfile(name), re.M)
         assert len(bases) == 2
@@ -158,7 +159,7 @@ def test_the_broker_is_new_enough():
 
 def test_nothing_is_published_beyond_this_machine_unless_told_to():
     published = [port for service in started_with().values() for port in service.get("ports", ())]
-    assert published == ["127.0.0.1:5672:5672", "127.0.0.1:15672:15672", "127.0.0.1:5000:5000"]
+    assert published == [f"127.0.0.1:{port}:{port}" for port in (5672, 15672, 5000, 9090, 3000)]
     opened = started_with(DISPATCHER_HOST="0.0.0.0", DISPATCHER_PORT="8080")["dispatcher"]
     assert opened["ports"] == ["0.0.0.0:8080:5000"]
 
@@ -341,7 +342,7 @@ def test_docker_compose_itself_accepts_the_file(tmp_path: Path):
     config = [*command, "--file", str(FILE), "--env-file", str(env_file), "config", "--quiet"]
     accepted = subprocess.run(config, check=False, capture_output=True, text=True, timeout=60)
     assert accepted.returncode == 0, accepted.stderr
-    env_file.write_text("RABBITMQ_PASS=rabbit0\n")
+    env_file.write_text("RABBITMQ_PASS=rabbit0\nGRAFANA_PASSWORD=grafana0\n")
     refused = subprocess.run(config, check=False, capture_output=True, text=True, timeout=60)
     assert refused.returncode != 0
     assert "set REDIS_PASSWORD there" in refused.stderr

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from affinity.errors import InvalidInput
-from affinity.io.ports import Event
+from affinity.io.event_port import Event
 from affinity.job import Attempt, JobSpec, JobState, Outcome, StartKind
 from tests.support.stores import Stores
 
@@ -77,10 +77,35 @@ async def test_fields_cannot_pass_for_kind_or_instant(stores: Stores) -> None:
     assert (event.kind, event.at, event.fields) == ("k", AT, {"n": "1"})
 
 
-@pytest.mark.parametrize("place", ["", "$", "x", "1-", "-1", "1-2-3", "1 2"])
+@pytest.mark.parametrize("place", ["", "$", "x", "1-", "-1", "1-2-3", "1 2", "99999999999999999999", "1\n"])
 async def test_a_place_that_is_no_id_is_refused(stores: Stores, place: str) -> None:
     with pytest.raises(InvalidInput, match="after"):
         await take(stores, place, 1)
+    with pytest.raises(InvalidInput, match="after"):
+        await stores.events.since(place)
+
+
+async def test_a_look_does_not_wait_and_the_next_goes_on_from_its_place(stores: Stores) -> None:
+    begin = await stores.events.since(None)
+    assert begin.events == ()
+    assert await stores.events.since(begin.place) == begin, "nothing has happened"
+    for number in range(5):
+        await stores.events.emit("k", AT, {"n": str(number)})
+    first = await stores.events.since(begin.place, 3)
+    rest = await stores.events.since(first.place, 3)
+    assert [event.fields["n"] for event in first.events + rest.events] == ["0", "1", "2", "3", "4"]
+    assert (first.more, first.missed, first.place) == (True, False, first.events[-1].id)
+    assert (rest.more, rest.missed, rest.place) == (False, False, rest.events[-1].id)
+    end = await stores.events.since(None)
+    assert (end.events, end.place) == ((), rest.place)
+
+
+async def test_a_look_from_a_place_that_is_no_more_says_that_events_are_missing(stores: Stores) -> None:
+    await stores.events.emit("k", AT, {"n": "0"})
+    look = await stores.events.since("9999999999999-5")
+    assert look.missed
+    assert [event.fields["n"] for event in look.events] == ["0"]
+    assert not (await stores.events.since("0-0")).missed, "the beginning is always there"
 
 
 async def test_the_end_of_a_job_is_told_with_its_record_or_to_be_read(stores: Stores) -> None:

@@ -209,3 +209,12 @@ async def test_no_hint_comes_by_itself(stores: Stores) -> None:
     await stores.fleet.wake()
     await asyncio.wait_for(waiting, timeout=10)
     await listener.aclose()
+
+
+async def test_who_tidied_up_after_a_worker_that_is_back_gives_up_the_right_to(stores: Stores) -> None:
+    report = a_report("w1")
+    await stores.fleet.report(report)
+    assert await stores.fleet.begin_reaping("w1", "w2", 30.0)
+    await stores.fleet.forget(report)
+    assert list((await stores.fleet.sighting()).view.workers) == ["w1"]
+    assert await stores.fleet.begin_reaping("w1", "w3", 30.0), "its next death would wait for 30 s"

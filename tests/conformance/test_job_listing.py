@@ -6,7 +6,8 @@ import pytest
 
 from affinity.errors import InvalidInput
 from affinity.fleet import Demand
-from affinity.io.ports import Event, JobStore
+from affinity.io.event_port import Event
+from affinity.io.ports import JobStore
 from affinity.job import MAX_LOSSES, JobError, JobState
 from tests.support.job_samples import a_report, a_spec, an_attempt, an_outcome
 from tests.support.stores import Stores

@@ -133,6 +133,12 @@ class Comparison(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         self.both(lambda store: store.cancel(job_id, self.now))
 
+    @invariant()
+    def the_cancelled_are_known(self) -> None:
+        found = self.both(lambda store: store.cancelled(IDS))
+        listed = self.both(lambda store: store.page(JobState.CANCELLED, None, 500, None)).jobs
+        assert found == {job.id for job in listed}
+
     @rule(job_id=ids)
     def fail(self, job_id: str) -> None:
         self.both(lambda store: store.fail(job_id, JobError("load_failed", "no"), self.now))

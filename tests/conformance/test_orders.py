@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from affinity.errors import UnknownOrder
+from affinity.io.event_port import Event
 from affinity.io.fleet_store import RedisFleetStore
-from affinity.io.ports import Event
 from affinity.io.redis_client import RedisLink
 from affinity.orders import EVERYWHERE, Action, Order, OrderState, Pins
 from affinity.topology import Keys

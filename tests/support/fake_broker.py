@@ -249,19 +249,28 @@ class FakeIntake:
         self._broker = broker
         self._worker = worker
         self._bound: set[str] = set()
+        self._owed: set[str] = set()
         self.consumed: dict[str, _Consumer] = {}
         self._held: dict[FakeDelivery, str] = {}
+
+    @property
+    def owed(self) -> frozenset[str]:
+        """See the port."""
+        return frozenset(self._owed)
 
     async def bind(self, model: str) -> None:
         """See the port."""
         self._bound.add(model)
+        self._owed.discard(model)
         self._broker.reach()
         self.apply()
 
     async def unbind(self, model: str) -> None:
         """See the port."""
         self._bound.discard(model)
-        await self._broker.publisher.unbind(model, self._worker)
+        self._owed.add(model)
+        self._broker.reach()
+        self.apply()
 
     async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
         """See the port."""
@@ -297,7 +306,9 @@ class FakeIntake:
         self._broker.pump()
 
     def apply(self) -> None:
-        """Every binding that is wished for."""
+        """Every binding that is wished for, and none that is not any more."""
+        self._broker.bindings -= {(model, self._worker) for model in self._owed}
+        self._owed.clear()
         for model in self._bound:
             self._broker.declare(model)
             self._broker.bindings.add((model, self._worker))

@@ -1,7 +1,7 @@
 """``JobStore`` in memory, part of ``fake_stores``."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import exp
 from typing import Any, cast
@@ -27,6 +27,7 @@ from affinity.job import (
 from affinity.wire import dumps, loads, spec_to_json
 from tests.support.fake_letters import FakeLetterStore
 from tests.support.fake_record import Record
+from tests.support.fake_strays import FakeStrayStore
 from tests.support.fake_world import FakeWorld
 
 
@@ -39,6 +40,7 @@ class FakeJobStore:
         self._max_result_bytes = max_result_bytes
         self._records: dict[str, Record] = {}
         self.letters = FakeLetterStore(world, self)
+        self.strays = FakeStrayStore(world, self)
         self._outbox: set[str] = set()
         self._arrivals: defaultdict[str, list[float]] = defaultdict(list)
         self._drained: Counter[str] = Counter()
@@ -91,10 +93,17 @@ class FakeJobStore:
     async def cancel(self, job_id: str, now: float) -> Job:
         if (found := self._find(job_id)) is None:
             raise unknown(job_id)
-        if found.job.state is not JobState.QUEUED:
-            raise NotCancellable(f"job {job_id} is {found.job.state}")
+        running = found.job.state is JobState.RUNNING
+        if not running and found.job.state is not JobState.QUEUED:
+            raise NotCancellable(f"job {job_id} has ended already: it is {found.job.state}")
         self._settle(found, JobState.CANCELLED, now)
+        if running:
+            self._world.hint(job_id)
         return found.job
+
+    async def cancelled(self, job_ids: Iterable[str]) -> frozenset[str]:
+        found = [record for job_id in job_ids if (record := self._find(job_id)) is not None]
+        return frozenset(record.job.id for record in found if record.job.state is JobState.CANCELLED)
 
     async def sight(self, spec: JobSpec, created_at: float, now: float) -> Job:
         found = self._find(spec.id)

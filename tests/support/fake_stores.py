@@ -4,14 +4,14 @@ They pass the conformance suite of the real ones, so that a test above them may 
 the retention of finished jobs run on the fake clock. ``FakeStores.down`` makes every call fail as an unreachable Redis.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 
 from affinity.errors import InvalidInput, UnknownOrder
 from affinity.fleet import FleetView, Measurement, WorkerReport
+from affinity.io.event_port import Event, Look, Settled
 from affinity.io.job_store import MAX_RESULT_BYTES, RETENTION_S
-from affinity.io.ports import Event, Settled, Sighting
+from affinity.io.ports import Sighting
 from affinity.orders import EVERYWHERE, Order, OrderState, Pins
 from tests.support.clock import FakeClock
 from tests.support.fake_job_store import FakeJobStore
@@ -19,10 +19,11 @@ from tests.support.fake_world import FakeWorld
 
 
 class FakeEventStream:
-    """See ``ports.EventStream``. The world's ``said`` is all there ever was, in order."""
+    """See ``event_port.EventStream``. The world's ``said`` is all there ever was; the first ``forgotten`` are gone."""
 
     def __init__(self, world: FakeWorld) -> None:
         self._world = world
+        self.forgotten = 0
 
     async def emit(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         self._world.reach()
@@ -34,6 +35,18 @@ class FakeEventStream:
         async for event in events:
             if event.kind == "job.settled":
                 yield Settled(event.fields["job"], None)
+
+    async def since(self, after: str | None, most: int = 500) -> Look:
+        place = None if after is None else self._asked(after)
+        self._world.reach()
+        there = len(self._world.said)
+        if place is None:
+            return Look((), f"{there}-0")
+        begun_anew = place > there
+        begin = self.forgotten if begun_anew else max(place, self.forgotten)
+        events = tuple(self._world.said[begin : begin + most])
+        missed = begun_anew or 0 < place < self.forgotten + 1 <= there
+        return Look(events, events[-1].id if events else f"{begin}-0", missed, len(events) >= most)
 
     async def read(self, after: str | None = None) -> AsyncIterator[Event]:
         async for event in self._from(len(self._world.said) if after is None else self._place(after)):
@@ -49,11 +62,15 @@ class FakeEventStream:
                 await changed.wait()
 
     def _place(self, after: str) -> int:
-        milliseconds, dash, sequence = after.partition("-")
-        if not milliseconds.isdigit() or (dash and not sequence.isdigit()):
-            raise InvalidInput("is not the id of an event", "after")
         # An id we have not come to yet is one of a stream that has been flushed since: all of this one is new.
-        return int(milliseconds) if int(milliseconds) <= len(self._world.said) else 0
+        asked = self._asked(after)
+        return asked if asked <= len(self._world.said) else 0
+
+    def _asked(self, after: str) -> int:
+        milliseconds, dash, sequence = after.partition("-")
+        if not milliseconds.isdigit() or (dash and not sequence.isdigit()) or int(milliseconds) >= 2**64:
+            raise InvalidInput("is not the id of an event", "after")
+        return int(milliseconds)
 
 
 class FakeFleetStore:
@@ -64,10 +81,10 @@ class FakeFleetStore:
         self._epoch = 0
         self._reports: dict[str, WorkerReport] = {}
         self._measured: dict[tuple[str, str], Measurement] = {}
-        self._sleepers: set[asyncio.Event] = set()
         self._orders: dict[str, Order] = {}
         self._placed: dict[tuple[str, str | None], tuple[str, float]] = {}  # which order waits there, and until when
         self._pins: set[tuple[str, str]] = set()
+        self._drains: set[str] = set()
 
     async def next_epoch(self) -> int:
         self._world.reach()
@@ -115,7 +132,7 @@ class FakeFleetStore:
             if until <= self._world.clock.now():
                 self._end(order_id, OrderState.EXPIRED, "it could not be carried out in time", self._world.clock.now())
         orders = [self._orders[order_id] for order_id in sorted(order_id for order_id, _ in self._placed.values())]
-        return Sighting(FleetView.of(live, claims, orders, Pins(frozenset(self._pins))), tuple(lost))
+        return Sighting(FleetView.of(live, claims, orders, Pins(frozenset(self._pins)), self._drains), tuple(lost))
 
     async def claim(self, model: str, worker: str, lease_s: float) -> bool:
         self._world.reach()
@@ -132,11 +149,11 @@ class FakeFleetStore:
 
     async def forget(self, report: WorkerReport) -> None:
         self._world.reach()
+        self._world.drop("reaping", report.worker)
         known = self._reports.get(report.worker)
         back = known is not None and known.version() > report.version()
         if not back and self._world.holder("lease", report.worker) is None:
             self._reports.pop(report.worker, None)
-            self._world.drop("reaping", report.worker)
 
     async def learn(self, model: str, gpu_name: str, measurement: Measurement) -> None:
         self._world.reach()
@@ -193,22 +210,24 @@ class FakeFleetStore:
         self._world.say("order.ended", now, {**_named(order), "state": str(state), "reason": reason})
         return True
 
+    async def drain(self, worker: str, by: str, now: float) -> None:
+        self._world.reach()
+        if worker not in self._drains:
+            self._drains.add(worker)
+            self._world.say("worker.drain_asked", now, {"worker": worker, "by": by})
+
+    async def undrain(self, worker: str, by: str, now: float) -> None:
+        self._world.reach()
+        if worker in self._drains:
+            self._drains.discard(worker)
+            self._world.say("worker.drain_ended", now, {"worker": worker, "by": by})
+
     async def wake(self) -> None:
         self._world.reach()
-        for sleeper in self._sleepers:
-            sleeper.set()
+        self._world.hint("")
 
-    async def wakes(self) -> AsyncIterator[None]:
-        hinted = asyncio.Event()
-        self._sleepers.add(hinted)
-        hinted.set()
-        try:
-            while True:
-                await hinted.wait()
-                hinted.clear()
-                yield None
-        finally:
-            self._sleepers.discard(hinted)
+    def wakes(self) -> AsyncIterator[str]:
+        return self._world.hints()
 
 
 def _named(order: Order) -> dict[str, str]:

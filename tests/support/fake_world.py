@@ -1,10 +1,10 @@
 """What a Redis server holds besides jobs and reports, in memory: leases on a fake clock, and the event stream."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from affinity.errors import StoreUnavailable
-from affinity.io.ports import Event
+from affinity.io.event_port import Event
 from tests.support.clock import FakeClock
 
 
@@ -17,6 +17,7 @@ class FakeWorld:
         self.leases: dict[tuple[str, str], tuple[str, float]] = {}
         self.said: list[Event] = []
         self.changed = asyncio.Event()
+        self._listeners: set[asyncio.Queue[str]] = set()
 
     def reach(self) -> None:
         """Fail as every call does while Redis is unreachable."""
@@ -38,6 +39,26 @@ class FakeWorld:
     def drop(self, kind: str, name: str) -> None:
         """End a lease now."""
         self.leases.pop((kind, name), None)
+
+    def hint(self, text: str) -> None:
+        """Tell those who listen."""
+        for listener in self._listeners:
+            listener.put_nowait(text)
+
+    async def hints(self) -> AsyncIterator[str]:
+        """What is hinted from now on; first that it has begun. Many are one: none is there twice at a time."""
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        self._listeners.add(heard)
+        heard.put_nowait("")
+        try:
+            while True:
+                hints = [await heard.get()]
+                while not heard.empty():
+                    hints.append(heard.get_nowait())
+                for hint in dict.fromkeys(hints):
+                    yield hint
+        finally:
+            self._listeners.discard(heard)
 
     def say(self, kind: str, at: float, fields: Mapping[str, str]) -> None:
         """Append an event and wake the readers."""

@@ -21,6 +21,11 @@ def alive_in_group(group: int) -> list[str]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children of a process. Linux only."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
 def group_is_gone(group: int, within_s: float = 10.0) -> bool:
     """Whether process group ``group`` has ended, or does so within ``within_s`` seconds."""
     if not Path("/proc/self/stat").exists():

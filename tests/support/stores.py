@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from affinity.io.ports import Clock, EventStream, FleetStore, JobStore
+from affinity.io.event_port import EventStream
+from affinity.io.ports import Clock, FleetStore, JobStore
 from affinity.io.redis_client import RedisLink, Script
 
 

@@ -5,12 +5,14 @@
 -- RETURN  1 if nothing is left of it, else 0
 -- TWICE   The second run finds no report and answers 1.
 
+-- Also where the worker is back: whoever notices its next death must not wait for this right to run out.
+redis.call('DEL', KEYS[4])
 if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 local readable, stored = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '{}')
 if readable and type(stored) == 'table' then
   local epoch, sequence = tonumber(stored.epoch) or -1, tonumber(stored.sequence) or -1
   if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and sequence > tonumber(ARGV[3])) then return 0 end
 end
-redis.call('DEL', KEYS[1], KEYS[4])
+redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[2], ARGV[1])
 return 1

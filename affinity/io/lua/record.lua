@@ -3,7 +3,7 @@
 -- KEYS  1 outbox (zset)  2 demand (hash)  3 events (stream)  4 retained (zset)
 -- ARGV  1 prefix of all keys  2 now (epoch seconds as text)  then the script's own
 --
--- Keys that hang on stored fields are derived here: job, index, queued and lease, named as in affinity.topology.Keys.
+-- Keys that hang on stored fields are derived here: job, index, queued, held and lease, named as in affinity.topology.Keys.
 -- The state of a job and all that follows from it (indexes, demand, outbox, events) change in `move` and nowhere else,
 -- so they cannot disagree.
 
@@ -26,6 +26,7 @@ local function tenant_key(tenant, state, model) return PREFIX .. 'tenant:' .. te
 local function waiting_key(model) return PREFIX .. 'waiting:' .. model end
 local function dead_key(code, model) return PREFIX .. 'dead:' .. code .. ':' .. model end
 local function letter_key(id) return PREFIX .. 'letter:' .. id end
+local function held_key(worker) return PREFIX .. 'held:' .. worker end
 local function lease_key(worker) return PREFIX .. 'lease:' .. worker end
 
 local function emit(kind, at, ...)
@@ -62,6 +63,7 @@ local function enter(job, state)
   elseif state == 'queued' and redis.call('ZADD', waiting_key(job.model), job.created_ms, job.id) == 1 then
     redis.call('HINCRBY', DEMAND, job.model, job.created_ms)
   end
+  if state == 'running' then redis.call('SADD', held_key(job.worker), job.id) end
   if job.tenant ~= '' then
     redis.call('ZADD', tenant_key(job.tenant, state, ''), job.created_ms, job.id)
     redis.call('ZADD', tenant_key(job.tenant, state, job.model), job.created_ms, job.id)
@@ -71,6 +73,7 @@ end
 local function depart(job, state)
   redis.call('ZREM', index_key(state, ''), job.id)
   redis.call('ZREM', index_key(state, job.model), job.id)
+  if state == 'running' then redis.call('SREM', held_key(job.worker), job.id) end
   if state == 'queued' and job.not_before ~= '' then redis.call('ZREM', DELAYED, job.id) end
   if state == 'queued' and redis.call('ZREM', waiting_key(job.model), job.id) == 1 then
     if redis.call('EXISTS', waiting_key(job.model)) == 0 then

@@ -1,10 +1,11 @@
 -- The whole fleet at one instant.
 --
 -- KEYS    1 workers (set)  2 models with claims (set)  3 waiting orders (hash place -> id)  4 pins (set)
---         5 events (stream)
+--         5 events (stream)  6 workers to be drained (set)
 -- ARGV    1 head of the reports' keys  2 head of the leases' keys  3 head of the claims' keys
 --         4 head of the orders' records  5 how long an ended order is kept, ms
--- RETURN  {{report, epoch of the lease or '', ...}, {model, worker, ...}, {record of an order, ...}, {pin, ...}}
+-- RETURN  {{report, epoch of the lease or '', ...}, {model, worker, ...}, {record of an order, ...}, {pin, ...},
+--         {worker to be drained, ...}}
 -- TWICE   Reads; members whose key has gone are taken out of the lists on the way, and orders whose life is over end.
 
 local reports, claims = {}, {}
@@ -41,4 +42,4 @@ for i = 1, #listed, 2 do
     orders[#orders + 1] = redis.call('HGETALL', record)
   end
 end
-return {reports, claims, orders, redis.call('SMEMBERS', KEYS[4])}
+return {reports, claims, orders, redis.call('SMEMBERS', KEYS[4]), redis.call('SMEMBERS', KEYS[6])}

@@ -66,6 +66,31 @@ async def test_a_broker_that_comes_late_is_found(rabbitmq_url: str, topology: To
 # -- cut off -----------------------------------------------------------------------------------------------------------
 
 
+async def test_an_unbind_that_could_not_be_carried_out_is_done_once_the_broker_is_back(
+    rabbit: Rabbit, proxy: TcpProxy
+) -> None:
+    intake = rabbit.intake("w1")
+    await intake.bind("m")
+    await intake.bind("n")
+    proxy.cut = 10**6
+    await proxy.drop()
+    for model in ("m", "n"):
+        with pytest.raises(BrokerUnavailable):
+            await intake.unbind(model)
+    with pytest.raises(BrokerUnavailable):
+        await intake.bind("n")
+    assert intake.owed == {"m"}
+    proxy.cut = 0
+    async with asyncio.timeout(30):
+        while intake.owed:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+    await publish_at_last(rabbit, "j1")
+    await rabbit.publisher.publish(a_job("j2", "n"), CREATED_AT)
+    names = rabbit.topology
+    assert await rabbit.publisher.depth(names.model_queue("m")) == 0, "the binding has outlived its worker's wish"
+    assert await rabbit.publisher.depth(names.model_queue("n")) == 1
+
+
 async def test_a_publish_in_flight_when_the_connection_breaks_says_so_at_once(rabbit: Rabbit, proxy: TcpProxy) -> None:
     await rabbit.publisher.publish(a_job("j0"), CREATED_AT)
     proxy.swallow = True

@@ -265,6 +265,22 @@ async def test_giving_up_hands_everything_back_when_the_store_goes_away_midway(w
     assert [world.places(j) for j in ("j1", "j2", "j3", "j4")] == [("dead",), QUEUE, QUEUE, QUEUE]
 
 
+async def test_while_the_store_is_away_for_long_deliveries_are_held_on_to_and_let_go_once_it_is_back(
+    world: WorkerWorld, runner: BatchRunner, sorter: Sorter
+):
+    world.foreign(b'{"id": "f1", "input": 1}', "t.fallback")
+    runner.holding.store.failed()
+    world.clock.advance(60.0)
+    world.stores.down = True
+    await world.intake.consume_fallback(1, sorter.arrived)
+    await asyncio.sleep(1.3)  # Longer than deliveries are held at least.
+    assert world.places("f1") == ("hands",)
+    world.stores.down = False
+    runner.holding.store.back()
+    await world.until(lambda: world.places("f1") == QUEUE)
+    assert await world.state("f1") is JobState.QUEUED
+
+
 # -- loading and the executor ------------------------------------------------------------------------------------------
 
 
@@ -305,6 +321,25 @@ async def test_a_job_that_crashes_its_executor_is_retried_on_a_new_one_and_then_
     assert (await world.job("after")).start == "cold"
     assert world.metric("model_evictions_total", worker="w1", model="m", reason="executor-died") == 2
     assert [event["residents"] for event in world.said("executor.died")] == ["m", "m"]
+
+
+async def test_an_executor_that_is_killed_while_it_starts_is_started_again(world: WorkerWorld):
+    starts, start = [], world.executor.start
+
+    async def killed_once() -> None:
+        starts.append(None)
+        if len(starts) == 2:
+            raise ExecutorDied("executor fake cannot start: was killed by SIGKILL")
+        await start()
+
+    world.executor.start = killed_once
+    async with world.running():
+        await world.submit("j1")
+        await wait_for(world, ["j1"], JobState.SUCCEEDED)
+        world.executor.die()
+        await world.submit("j2")
+        await wait_for(world, ["j2"], JobState.SUCCEEDED)
+    assert len(starts) == 3
 
 
 async def test_while_there_is_no_executor_nothing_is_bound_and_nothing_waits_here(world: WorkerWorld):

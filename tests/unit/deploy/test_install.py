@@ -1,11 +1,20 @@
 """Installing what is missing: what is run, in which order, and what is said where nothing can be run."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from deploy.local.install import CannotInstall, advice, apt_install, privileges, services_stay_off, system_family
+from deploy.local.install import (
+    CannotInstall,
+    advice,
+    apt_install,
+    missing_extras,
+    privileges,
+    services_stay_off,
+    system_family,
+)
 from deploy.local.programs import MissingPrograms, find_programs
 
 BOOKWORM = 'PRETTY_NAME="Debian GNU/Linux 12"\nID=debian\n'
@@ -104,6 +113,21 @@ def test_root_needs_no_sudo_and_others_need_one_that_asks_nothing() -> None:
     assert privileges(Recorder(), 1000, lambda _: "/usr/bin/sudo") == ["sudo", "-n"]
     assert privileges(Recorder("sudo"), 1000, lambda _: "/usr/bin/sudo") is None
     assert privileges(Recorder(), 1000, lambda _: None) is None
+
+
+def test_extras_are_installed_where_asked_for_and_missing() -> None:
+    assert missing_extras(["prometheus"], lambda _: None) == ["prometheus"]
+    assert missing_extras(["prometheus"], lambda name: f"/usr/bin/{name}") == []
+    assert missing_extras([], lambda _: None) == []
+
+
+def test_the_service_of_an_extra_is_not_left_running() -> None:
+    run = Recorder()
+    apt_install(["prometheus"], [], run)
+    install = run.position("install --no-install-recommends prometheus")
+    assert any("disable" in line and "prometheus" in line for line in run.commands[install + 1 :]) or not (
+        shutil.which("systemctl") or shutil.which("update-rc.d")
+    )
 
 
 def test_missing_programs_are_all_named() -> None:

@@ -365,3 +365,53 @@ async def test_an_order_that_nobody_gave_is_unknown(world: DispatcherWorld):
     answer = await world.http.get("/orders/none")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_order")
+
+
+# -- drain -------------------------------------------------------------------------------------------------------------
+
+
+async def drains(world: DispatcherWorld) -> frozenset[str]:
+    return (await world.stores.fleet.sighting()).view.drains
+
+
+async def test_a_worker_is_drained_until_it_is_undrained(world: DispatcherWorld):
+    await up(world, a_report("w1"), a_report("w2"))
+
+    answer = await world.post("/workers/w1/drain", {})
+    again = await world.post("/workers/w1/drain", {})
+
+    told = {"worker": "w1", "drain": True, "detail": answer.json()["detail"]}
+    assert (answer.status_code, answer.json(), again.json()) == (200, told, told)
+    assert "takes no more work" in told["detail"]
+    assert await drains(world) == {"w1"}
+    answer = await world.post("/workers/w1/undrain", {})
+    assert answer.json() == {"worker": "w1", "drain": False, "detail": "w1 takes work again"}
+    assert await drains(world) == frozenset()
+    answer = await world.post("/workers/w1/undrain", {})
+    assert (answer.status_code, answer.json()["detail"]) == (200, "w1 was not drained by hand")
+    assert [len(said(world, kind)) for kind in ("worker.drain_asked", "worker.drain_ended")] == [1, 1]
+
+
+async def test_a_drained_worker_that_is_down_may_be_undrained_by_its_id(world: DispatcherWorld):
+    await up(world, a_report("w1"))
+    await world.post("/workers/w1/drain", {})
+    await world.stores.fleet.leave(a_report("w1"))
+
+    assert "when it comes back" in (await world.post("/workers/w1/drain", {})).json()["detail"]
+    assert "when it comes back" in (await world.post("/workers/w1/undrain", {})).json()["detail"]
+    assert await drains(world) == frozenset()
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+@pytest.mark.parametrize("worker", ["nobody", "%F0%9F%98%80", "x" * 3000])
+async def test_a_worker_nobody_knows_is_not_drained(world: DispatcherWorld, verb: str, worker: str):
+    answer = await world.post(f"/workers/{worker}/{verb}", {})
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_worker")
+
+
+async def test_a_drain_takes_no_fields_and_no_foreign_page(world: DispatcherWorld):
+    await up(world, a_report("w1"))
+    assert (await world.post("/workers/w1/drain", {"worker": "w2"})).status_code == 422
+    foreign = await world.http.post("/workers/w1/drain", headers={"Origin": "http://elsewhere"})
+    assert foreign.status_code == 415
+    assert await drains(world) == frozenset()

@@ -255,6 +255,19 @@ def test_pins_are_set_shown_and_taken_back(terminal: Terminal):
     assert "big is not pinned" in terminal.out
 
 
+def test_a_worker_is_drained_and_waited_for(terminal: Terminal):
+    hold(terminal, "big")
+
+    assert terminal.type("drain", "w1", "--wait", "--timeout-s", "0") == 5
+    assert "w1 takes no more work" in terminal.out
+    empty = replace(a_report("w1", sequence=2), draining=True)
+    terminal.on_ask["/workers/w1/drain"] = lambda: terminal.portal.call(terminal.world.stores.fleet.report, empty)
+    assert terminal.type("drain", "w1", "--wait", "--json") == 0
+    assert terminal.json()["drain"] is True
+    assert terminal.type("undrain", "w1") == 0
+    assert terminal.out.strip() == "w1 takes work again"
+
+
 def test_an_outlook_is_said_in_words():
     out = Console(file=io.StringIO(), width=200)
     decision = {"worker": "w2", "victims": [], "reason": "w2 runs a"}
@@ -286,6 +299,8 @@ def test_an_outlook_is_said_in_words():
         (("unload", "big", "--worker", "w9"), "unknown_worker"),
         (("pin", "../jobs"), "unknown_model"),
         (("unpin", "nobody"), "unknown_model"),
+        (("drain", "nobody"), "unknown_worker"),
+        (("undrain", "../jobs"), "not_found"),
         (("jobs", "--cursor", "%"), "invalid_input"),
     ],
 )

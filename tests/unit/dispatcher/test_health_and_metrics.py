@@ -1,9 +1,14 @@
 """Health, readiness and the metrics of the public contract."""
 
+from dataclasses import replace
+
+from affinity.fleet import GIB, Refusal, Residency, ResidencyState
 from affinity.io.ports import DeadLetter
 from affinity.job import JobSpec
+from affinity.series import ModelLabels
 from affinity.wire import rfc3339
 from dispatcher.app import create_app
+from dispatcher.metrics import DispatcherMetrics, StoreGauges
 from dispatcher.readiness import Watch
 from tests.support.dispatcher import DispatcherWorld, dispatcher_world
 from tests.support.job_samples import a_report
@@ -114,6 +119,57 @@ async def test_gauges_tell_demand_depths_and_workers(world: DispatcherWorld):
     assert (found['worker_up{worker="here"}'], found['worker_up{worker="gone"}']) == (1, 0)
     assert (found["fallback_depth"], found["dead_letter_depth"]) == (3, 1)
     assert (found["affinity_store_up"], found["affinity_broker_up"]) == (1, 1)
+
+
+async def test_holders_and_models_nobody_can_hold_are_told(world: DispatcherWorld):
+    small = a_report("w1")  # Below: it holds echo, and big does not fit.
+    gpu = replace(small.gpu, total_bytes=8 * GIB, used_bytes=0, foreign_bytes=0, reserve_bytes=0)
+    echo = Residency("echo", ResidencyState.READY, 1, 0.0, 0.0)
+    now = world.clock.now()
+    gave_up = Refusal("minilm-l6-v2", now + 60, "load_failed", "damaged", hopeless=True)
+    await world.stores.fleet.report(replace(small, gpu=gpu, residents=(echo,), refusals=(gave_up,)))
+    for model in ("echo", "big", "minilm-l6-v2"):
+        await world.stores.jobs.create(JobSpec(f"j-{model}", model, {}), now)
+    world.warnings.append("appendonly is off")
+
+    found = await series(world)
+
+    assert {name: found[f'model_unplaceable{{model="{name}"}}'] for name in ("echo", "big", "minilm-l6-v2")} == {
+        "echo": 0,
+        "big": 1,
+        "minilm-l6-v2": 1,
+    }
+    assert (found['model_holders{model="echo"}'], found['model_holders{model="big"}']) == (1, 0)
+    assert found["affinity_store_warnings"] == 1
+
+
+async def test_without_workers_a_model_waits_and_is_not_called_unplaceable(world: DispatcherWorld):
+    await world.stores.jobs.create(JobSpec("j1", "big", {}), world.clock.now())
+
+    assert (await series(world))['model_unplaceable{model="big"}'] == 0
+
+
+async def test_refusals_are_counted_one_by_one_also_in_a_batch(world: DispatcherWorld):
+    await world.post("/jobs/batch", {"jobs": [{"model": "nobody", "input": 1}, {"model": "echo", "input": 1}]})
+    world.broker.down = True
+    await world.post("/jobs", {"model": "echo", "input": 1})
+    world.broker.down = False
+
+    found = await series(world)
+
+    assert found['jobs_refused_total{code="unknown_model"}'] == 1
+    assert found['jobs_refused_total{code="broker_unavailable"}'] == 1
+    assert found['jobs_refused_total{code="overloaded"}'] == 0
+
+
+def test_gauges_of_models_without_series_of_their_own_are_put_together() -> None:
+    metrics = DispatcherMetrics(["a", "b", "c"], ModelLabels(["a", "b", "c"], most=1))
+    depths, waits = {"a": 1, "b": 2, "c": 3}, {"a": 1.0, "b": 9.0, "c": 4.0}
+    text = metrics.render(StoreGauges(depths, waits, depths, {"c": True}, {}, {}), None).decode()
+    assert 'model_queue_depth{model="other"} 5.0' in text
+    assert 'model_oldest_wait_seconds{model="other"} 9.0' in text
+    assert 'model_queue_depth{model="a"} 1.0' in text
+    assert 'model="b"' not in text
 
 
 async def test_a_dead_store_or_broker_costs_its_gauges_but_not_the_scrape(world: DispatcherWorld):

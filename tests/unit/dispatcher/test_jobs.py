@@ -2,7 +2,7 @@
 
 import pytest
 
-from affinity.job import JobError, JobState
+from affinity.job import JobError, JobState, Outcome, StartKind
 from affinity.wire import job_to_json
 from tests.support.dispatcher import DispatcherWorld
 
@@ -112,16 +112,44 @@ async def test_a_queued_job_can_be_cancelled_once(world: DispatcherWorld):
     assert (first.status_code, first.json()["state"]) == (200, "cancelled")
     assert (second.status_code, second.json()["code"]) == (409, "not_cancellable")
     assert (await world.stores.jobs.get("j1")).state is JobState.CANCELLED
+    assert second.json()["job"] == first.json()
 
 
-async def test_a_running_job_cannot_be_cancelled_yet(world: DispatcherWorld):
+async def test_a_running_job_can_be_cancelled(world: DispatcherWorld):
     await world.post("/jobs", {**ECHO, "id": "j1"})
-    await world.start("j1")
+    attempt = await world.start("j1")
+
+    answer = await world.http.delete("/jobs/j1")
+
+    job = answer.json()
+    assert (answer.status_code, job["state"], job["worker"], job["result"]) == (200, "cancelled", "w1", None)
+    assert not await world.stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.1, "late"), world.clock.now())
+
+
+async def test_a_result_that_came_first_is_in_the_answer_to_the_cancel(world: DispatcherWorld):
+    await world.post("/jobs", {**ECHO, "id": "j1"})
+    attempt = await world.start("j1")
+    await world.stores.jobs.finish(attempt, Outcome(StartKind.WARM, 0.0, 0.1, "done"), world.clock.now())
 
     refused = await world.http.delete("/jobs/j1")
 
-    assert (refused.status_code, refused.json()["code"]) == (409, "not_cancellable")
-    assert "running" in refused.json()["detail"]
+    problem = refused.json()
+    assert (refused.status_code, problem["code"]) == (409, "not_cancellable")
+    assert problem["detail"] == "job j1 has ended already: it is succeeded"
+    assert (problem["job"]["state"], problem["job"]["result"]) == ("succeeded", "done")
+
+
+async def test_cancels_are_counted_by_what_the_job_was_doing(world: DispatcherWorld):
+    for number in range(3):
+        await world.post("/jobs", {**ECHO, "id": f"j{number}"})
+    await world.start("j2")
+    for number in (0, 1, 2, 2):
+        await world.http.delete(f"/jobs/j{number}")
+
+    text = (await world.http.get("/metrics")).text
+
+    assert 'jobs_cancelled_total{model="echo",was="queued"} 2.0' in text
+    assert 'jobs_cancelled_total{model="echo",was="running"} 1.0' in text
 
 
 async def test_jobs_are_listed_newest_first_and_pages_join_up(world: DispatcherWorld):

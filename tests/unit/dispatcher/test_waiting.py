@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from affinity.io.ports import Event, Settled
+from affinity.io.event_port import Event, Settled
 from affinity.job import JobSpec, JobState
 from dispatcher.prefer import wait_preference
 from dispatcher.waiting import Settlements

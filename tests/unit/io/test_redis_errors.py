@@ -1,6 +1,8 @@
 """Every error of the Redis client becomes one of ours, in one place."""
 
+import asyncio
 import inspect
+from types import SimpleNamespace
 
 import pytest
 from redis import exceptions
@@ -8,6 +10,7 @@ from redis import exceptions
 from affinity.errors import Disposition, InvariantBroken, StoreUnavailable
 from affinity.io.events import EVENTS_KEPT
 from affinity.io.redis_client import BUG, TRANSLATED, RedisLink, lua, translate
+from affinity.io.redis_line import RedisLine
 
 CLASSES = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, Exception)]
 ADDRESS = "cache.example:6379"
@@ -36,6 +39,43 @@ async def test_every_error_of_the_client_is_caught_and_becomes_store_unavailable
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is error
     await link.close()
+
+
+async def test_a_connection_that_uvloop_calls_closed_is_lost_and_other_runtime_errors_are_bugs() -> None:
+    link = RedisLink(f"redis://{ADDRESS}/0")
+    with pytest.raises(StoreUnavailable, match=ADDRESS):
+        async with link.guard():
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    with pytest.raises(RuntimeError, match="of ours"):
+        async with link.guard():
+            raise RuntimeError("a bug of ours")
+    await link.close()
+
+
+class ClosedTransport(asyncio.Transport):
+    """A connection that was lost a moment ago, as uvloop has it."""
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return asyncio.Protocol()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+
+def test_a_command_on_a_connection_that_uvloop_calls_closed_is_not_answered_as_a_bug() -> None:
+    connection = SimpleNamespace(
+        _parser=SimpleNamespace(parse_error=ValueError),
+        _writer=SimpleNamespace(transport=ClosedTransport()),
+        encoder=SimpleNamespace(encoding="utf-8", encoding_errors="strict"),
+    )
+    line = RedisLine(connection, print, print)
+    with pytest.raises(exceptions.ConnectionError, match="handler is closed"):
+        line.send("PING")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.clock import FakeClock
-from worker.lookout import EVERY_S, Lookout
+from worker.lookout import AWAY_S, EVERY_S, Lookout
 
 
 def test_hints_in_a_burst_are_one_look():
@@ -43,3 +43,16 @@ def test_the_plans_alarm_is_a_look():
     assert lookout.due()
     lookout.begin()
     assert lookout.wake_at is None
+
+
+def test_after_an_outage_was_met_nothing_is_tried_for_a_while_and_then_a_look_comes_first():
+    clock = FakeClock()
+    lookout = Lookout(clock)
+    lookout.begin()
+    lookout.pause()
+    lookout.wanted = True
+    assert lookout.paused
+    assert lookout.waits_s() == [pytest.approx(AWAY_S)]
+    clock.advance(AWAY_S)
+    assert not lookout.paused
+    assert lookout.due()

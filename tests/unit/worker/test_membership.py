@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from affinity.job import JobState
+from affinity.wire import decode_report, encode_report
 from tests.support.executors import synthetic
 from tests.support.job_samples import an_attempt, later
 from tests.support.worker_world import WorkerWorld, a_worker_world
@@ -91,6 +92,32 @@ async def test_a_lost_worker_is_tidied_up_after_and_its_jobs_are_demand_again(
     assert (job.state, job.losses, job.attempts) == (JobState.QUEUED, 1, 0)
     (said,) = world.said("worker.lost")
     assert (said["worker"], said["lost"], said["jobs"]) == ("w1", "w2", "1")
+
+
+async def test_a_binding_that_a_lost_worker_could_not_remove_is_removed_for_it(
+    world: WorkerWorld, membership: Membership
+):
+    await lived(world, "w2", "m", "n", epoch=1)
+    evicted = replace(later(world.report("m", epoch=1)), owed=("n",))
+    await world.stores.fleet.report(decode_report(encode_report(evicted)))
+    world.clock.advance(11.0)
+    await membership.reap((await world.stores.fleet.sighting()).lost)
+    assert world.broker.bindings == set()
+
+
+async def test_who_leaves_while_the_broker_is_away_is_tidied_up_after(world: WorkerWorld):
+    async with world.running():
+        await world.submit("j1")
+        await world.passing(lambda: bool(world.broker.bindings) and world.places("j1") == ())
+        world.broker.down = True
+    world.broker.down = False
+    assert world.broker.bindings == {("m", "w1")}
+    world.clock.advance(11.0)
+    lost = (await world.stores.fleet.sighting()).lost
+    assert [report.worker for report in lost] == ["w1"], "nobody else knows of its bindings"
+    await Membership(world.services).reap(lost)
+    assert world.broker.bindings == set()
+    assert (await world.stores.fleet.sighting()).lost == ()
 
 
 async def test_of_several_that_notice_one_tidies_up(world: WorkerWorld, membership: Membership):
