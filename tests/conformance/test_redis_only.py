@@ -68,6 +68,7 @@ async def test_every_key_is_one_that_the_topology_names(
         keys.job("j1"), keys.job("j2"), keys.unpublished, keys.queued("m"), keys.demand, keys.events,
         keys.index(), keys.index("", "m"), keys.index("queued"), keys.index("queued", "m"),
         keys.index("running"), keys.index("running", "m"), keys.rates, keys.drained,
+        keys.held("w1"),
     }  # fmt: skip
     report = a_report("w1", gpu="GPU-1")
     before = await all_keys(link, keys)
