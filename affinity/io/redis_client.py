@@ -79,7 +79,6 @@ class RedisLink:
 
     def __init__(self, url: str, patience: Patience = REQUESTS, connections: int = 32) -> None:
         """``url`` as ``redis://``, ``rediss://`` or ``unix://``; ``ValueError`` where it is no such URL."""
-        self._url = url
         self._patience = patience
         pool = BlockingConnectionPool.from_url(
             url,
@@ -112,10 +111,6 @@ class RedisLink:
             deadline_s=patience.deadline_s,
             retries=patience.retries,
         )
-
-    def alone(self) -> "RedisLink":
-        """A link of its own to the same server, with one connection: for calls that block."""
-        return RedisLink(self._url, self._patience, connections=1)
 
     @asynccontextmanager
     async def guard(self, deadline: bool = True) -> AsyncIterator[Redis]:
