@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import catalog_command, hoarding, overhead, replay, report, scenarios, simulate, system_test, workload
+from bench import catalog_command, hoarding, overhead, replay, report, scenarios, simulate, soak, system_test, workload
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return OFFLINE[options.command](options)
     if options.command == "hoarding":
         return hoarding.run(options)
+    if options.command == "soak":
+        return soak.run(options)
     if options.command == "replay":
         return replay.run(options, api_key)
     if options.command == "system-test":
@@ -83,6 +85,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     scenarios.add_parser(commands)
     replay.add_parser(commands, url)
     hoarding.add_parser(commands)
+    soak.add_parser(commands, _positive)
     return parser
 
 

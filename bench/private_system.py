@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import IO
 
 from bench.round_trip import CannotMeasure
@@ -24,21 +25,23 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a system is found. ``redis_url`` is known only of one of our own."""
+    """Where a system is found. Of one of our own also ``redis_url``, and ``pid``, below which its processes are."""
 
     amqp_url: str
     url: str
     redis_url: str = ""
+    pid: int = 0
 
 
 @contextmanager
-def private_system(workers: int = 1) -> Iterator[Addresses]:
+def private_system(workers: int = 1, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Addresses]:
     """Start it, wait until it is ready, stop it at the end. Raises ``CannotMeasure`` with its last words."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     dropped = {"DISPATCHER_HOST", "AFFINITY_API_KEYS", "WORKER_METRICS_PORT", "RABBITMQ_URL", "REDIS_URL"}
     env = {name: value for name, value in os.environ.items() if name not in dropped}
     env |= {"WORKERS": str(workers), "WORKER_GPU": "simulated", "DISPATCHER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    env |= settings
     with tempfile.TemporaryDirectory(prefix="affinity-bench-") as folder:
         command = (sys.executable, "-m", "deploy.local.run", "--directory", folder, "--stop-with-parent")
         process = subprocess.Popen(
@@ -47,7 +50,7 @@ def private_system(workers: int = 1) -> Iterator[Addresses]:
         try:
             assert process.stdout
             amqp_url, redis_url = _servers_of(process.stdout)
-            yield Addresses(amqp_url, f"http://127.0.0.1:{port}", redis_url)
+            yield Addresses(amqp_url, f"http://127.0.0.1:{port}", redis_url, process.pid)
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT_S)
