@@ -151,8 +151,9 @@ def _unfinished(api: Api) -> int:
     """Jobs queued or running, as the workers have reported these."""
     models = api.call("GET", "/models").json()["models"]
     workers = api.call("GET", "/workers").json()["workers"]
-    running = sum(resident["running"] for worker in workers for resident in worker["residents"])
-    return sum(model["queued"] for model in models) + running
+    running: int = sum(resident["running"] for worker in workers for resident in worker["residents"])
+    queued: int = sum(model["queued"] for model in models)
+    return queued + running
 
 
 def _states(api: Api) -> Counter[str]:
