@@ -11,11 +11,12 @@ import httpx
 import redis.asyncio as redis
 from redis import exceptions
 
-from tests.chaos.checks import KEYS, Checks
+from tests.chaos.checks import Checks
 from tests.chaos.client import Client
 from tests.chaos.faults import Faults, Injected
 from tests.chaos.fleet import Fleet, marked, running_fleet
 from tests.chaos.following import Followed, following
+from tests.chaos.keys import KEYS
 from tests.chaos.ledger import TERMINAL, Ledger, Record
 from tests.chaos.script import FaultStep, Kind, first_jobs, script
 from tests.chaos.verdict import Verdict, judge

@@ -5,17 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import redis
 
 from affinity.topology import Keys
 from tests.support.processes import children_of
-from tests.support.system import REPOSITORY, System, running_system, until
+from tests.support.system import REPOSITORY, System, until
 
 CATALOGUE = """
 [[model]]
@@ -34,14 +32,6 @@ options = { load_s = 3.0, exec_s = 0.02 }
 LONG = {"exec_s": 60.0}
 AT_ONCE_S = 20.0
 """A cancelled job is off the GPU by then, and what it was to run for is longer still."""
-
-
-@pytest.fixture
-def system(rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[System]:
-    path = tmp_path / "catalogue.toml"
-    path.write_text(CATALOGUE)
-    with running_system(rabbitmq_url, redis_url, namespace, tmp_path, MODELS_CATALOG=str(path)) as running:
-        yield running
 
 
 def running(system: System, value: object, model: str = "m", **fields: object) -> str:

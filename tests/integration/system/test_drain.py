@@ -5,13 +5,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from tests.support.processes import children_of
-from tests.support.system import REPOSITORY, System, running_system, until
+from tests.support.system import REPOSITORY, System, until
 
 CATALOGUE = """
 [[model]]
@@ -34,15 +30,7 @@ runtime = "synthetic"
 vram_gib = 16
 options = { load_s = 0.3, exec_s = 0.1 }
 """
-
-
-@pytest.fixture
-def system(rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[System]:
-    path = tmp_path / "catalogue.toml"
-    path.write_text(CATALOGUE)
-    settings = {"MODELS_CATALOG": str(path), "WORKER_GRACE_S": "15"}
-    with running_system(rabbitmq_url, redis_url, namespace, tmp_path, **settings) as running:
-        yield running
+SETTINGS = {"WORKER_GRACE_S": "15"}
 
 
 def ask(system: System, worker: str, verb: str) -> None:

@@ -1,16 +1,13 @@
 """What fails is tried again after a wait, and what is in its wait survives whatever dies meanwhile."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import redis
 
 from affinity.topology import Keys
 from affinity.wire import parse_rfc3339
-from tests.support.system import System, running_system, until
+from tests.support.system import System, until
 
 CATALOGUE = """
 [[model]]
@@ -28,14 +25,6 @@ options = { load_s = 0.05, exec_s = 0.02 }
 """
 HANGS = {"fail": "hang"}
 LIMIT_S = 0.4
-
-
-@pytest.fixture
-def system(rabbitmq_url: str, redis_url: str, namespace: str, tmp_path: Path) -> Iterator[System]:
-    path = tmp_path / "catalogue.toml"
-    path.write_text(CATALOGUE)
-    with running_system(rabbitmq_url, redis_url, namespace, tmp_path, MODELS_CATALOG=str(path)) as running:
-        yield running
 
 
 def hanging(system: System, attempts: int) -> str:
