@@ -48,13 +48,14 @@ def timed(system: System, job_id: str) -> tuple[httpx.Response, float]:
 
 def test_an_alarm_is_a_503_and_workers_empty_the_queues_meanwhile(secured: SecureServers, system: System):
     system.start_worker("w1", **secured.settings)
-    system.run("synthetic-a", {})
-    accepted = [system.post("synthetic-a", {"exec_s": 1.0}).json()["id"] for _ in range(60)]
+    in_front = system.post("synthetic-a", {"exec_s": 300.0}, timeout_s=320.0).json()["id"]
+    until(lambda: system.job(in_front)["state"] == "running", "the others wait behind it")
+    accepted = [system.post("synthetic-a", {}).json()["id"] for _ in range(20)]
     with short_of_memory(secured):
         # The broker tells a connection only when it publishes: the last that gets through is accepted, and counts.
         until(lambda: refused(system, accepted), "the broker has raised its alarm")
 
-        assert system.job(accepted[59])["state"] == "queued", "there is nothing left to show it with"
+        assert {system.job(job_id)["state"] for job_id in accepted} == {"queued"}
         late = [timed(system, f"late-{number}") for number in range(5)]
         assert {(answer.status_code, answer.json()["code"]) for answer, _ in late} == {(503, "broker_unavailable")}
         assert {answer.headers["retry-after"] for answer, _ in late} == {"5"}
@@ -63,6 +64,7 @@ def test_an_alarm_is_a_503_and_workers_empty_the_queues_meanwhile(secured: Secur
         assert keys_of_jobs(secured, [f"late-{number}" for number in range(5)]) == []
         assert system.http.get("/health/ready").status_code == 503
 
+        assert system.http.delete(f"/jobs/{in_front}").json()["state"] == "cancelled"
         assert [system.ended(job_id)["state"] for job_id in accepted] == ["succeeded"] * len(accepted)
 
     until(lambda: system.http.get("/health/ready").status_code == 200, "the alarm is over")

@@ -43,7 +43,7 @@ async def served(world: WorkerWorld, job_id: str, model: str) -> None:
 async def for_a_while(world: WorkerWorld, seconds: float = 30.0) -> None:
     """Long enough for refusals to end and for several of them to be taken for hopeless."""
     until = world.clock.now() + seconds
-    await world.passing(lambda: world.clock.now() >= until)
+    await world.passing(lambda: world.clock.now() >= until, tick_s=0.5)
 
 
 def loads(world: WorkerWorld) -> bool:

@@ -20,6 +20,12 @@ async def served(world: WorkerWorld, job_id: str, model: str, **fields: object) 
     await world.passing(lambda: ended(world, job_id))
 
 
+async def lost_for_good(world: WorkerWorld, job_id: str) -> None:
+    """A job of m that runs out of memory whenever it is tried, with minutes of waits in between."""
+    await world.submit(job_id, "m", input=OOM)
+    await world.passing(lambda: ended(world, job_id), tick_s=1.0)
+
+
 async def resident(world: WorkerWorld) -> set[str]:
     return {r.model for r in (await world.stores.fleet.sighting()).view.workers["w1"].residents}
 
@@ -73,7 +79,7 @@ async def test_a_job_too_large_for_the_whole_gpu_ends_without_costing_the_others
     world = a_worker_world(M, V)
     async with world.running():
         await served(world, "warm-m", "m")
-        await served(world, "j1", "m", input=OOM)
+        await lost_for_good(world, "j1")
         job = await world.job("j1")
         assert (job.state, job.error.code, job.losses) == (JobState.FAILED, "attempts_exhausted", MAX_LOSSES)
         assert "out_of_vram" in job.error.message
@@ -89,7 +95,7 @@ async def test_a_pinned_model_stays_whatever_its_jobs_need():
     async with world.running():
         await served(world, "warm-m", "m")
         await served(world, "warm-v", "v")
-        await served(world, "j1", "m", input=OOM)
+        await lost_for_good(world, "j1")
         assert losses(world, "j1") == MAX_LOSSES
     assert world.executor.asked.count("load m") == 1
     assert "unload m" not in world.executor.asked
