@@ -30,8 +30,10 @@ WATCHED_S = 90.0
 SENT_WITHIN_S = 120.0
 """How long the client goes on trying once every fault is healed."""
 
-FAULT_JOB_WITHIN_S = 400.0
-"""What a job may take that fails at each attempt: the waits between ten losses add up to four minutes."""
+FAULT_JOB_WITHIN_S = 900.0
+"""What a job may take that fails at each attempt: the waits between ten losses add up to five minutes, and a machine that
+is busy takes its time in between.
+"""
 
 ALONE_WITHIN_S = 60.0
 STALLED_S = 120.0
