@@ -31,8 +31,8 @@ SENT_WITHIN_S = 120.0
 """How long the client goes on trying once every fault is healed."""
 
 FAULT_JOB_WITHIN_S = 900.0
-"""What a job may take that fails at each attempt: the waits between ten losses add up to five minutes, and a machine that
-is busy takes its time in between.
+"""What a job may take that fails at each attempt: the waits between ten losses add up to five minutes, and where the
+machine is busy it takes its time in between.
 """
 
 ALONE_WITHIN_S = 60.0
