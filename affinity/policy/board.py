@@ -5,7 +5,7 @@ lets a thousand workers and ten thousand models be planned for.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping
 
 from affinity.fleet import Demand, Gpu, ModelFacts, ResidencyState, WorkerReport
 
@@ -39,26 +39,28 @@ class Board:
         if (before := self.workers.get(report.worker)) is not None:
             self._forget(before)
         self.workers[report.worker] = report
+        free = self.can_serve(report)
         for resident in report.residents:
             if resident.state is not ResidencyState.DRAINING:
                 self._holders.setdefault(resident.model, {})[report.worker] = report
             if resident.state is ResidencyState.LOADING:
                 self._loaders.setdefault(resident.model, set()).add(report.worker)
-        if self.can_serve(report):
-            for resident in report.residents:
-                if resident.state is ResidencyState.READY:
-                    self._free.setdefault(resident.model, set()).add(report.worker)
+            elif free and resident.state is ResidencyState.READY:
+                self._free.setdefault(resident.model, set()).add(report.worker)
         for model in report.cached:
             self._cachers.setdefault(model, set()).add(report.worker)
         for refusal in report.refusals:
             self._refusers.setdefault(refusal.model, set()).add(report.worker)
-        kind = (report.gpu.name, report.gpu.usable_bytes)
-        self._gpus[kind] = report.gpu
-        self._counts[kind] += 1
+        if before is None or before.gpu is not report.gpu:
+            self._count(report.gpu)
+            if before is not None:
+                self._discount(before.gpu)
 
     def lose(self, worker: str) -> None:
         """That worker is gone."""
-        self._forget(self.workers.pop(worker))
+        report = self.workers.pop(worker)
+        self._forget(report)
+        self._discount(report.gpu)
 
     def ask(self, demand: Demand) -> None:
         """Take in the demand for a model; it replaces what was known of it."""
@@ -77,11 +79,16 @@ class Board:
         """True if the worker could start a batch now."""
         return not (report.busy or report.draining or (report.loading and not self.overlap))
 
+    @property
+    def held(self) -> KeysView[str]:
+        """Models that are ready or loading somewhere."""
+        return self._holders.keys()
+
     def holders(self, model: str) -> Mapping[str, WorkerReport]:
         """Workers on which the model is ready or loading, by id, in no order."""
         return self._holders.get(model, NOBODY)
 
-    def free_holders(self, model: str) -> Iterable[str]:
+    def free_holders(self, model: str) -> Collection[str]:
         """Workers that could serve the model at once, in no order."""
         return self._free.get(model, ())
 
@@ -104,27 +111,32 @@ class Board:
     def _forget(self, report: WorkerReport) -> None:
         name = report.worker
         for resident in report.residents:
-            _without(self._holders, resident.model, name)
+            if (holders := self._holders.get(resident.model)) is not None:
+                holders.pop(name, None)
+                if not holders:
+                    del self._holders[resident.model]
             _without(self._free, resident.model, name)
             _without(self._loaders, resident.model, name)
         for model in report.cached:
             _without(self._cachers, model, name)
         for refusal in report.refusals:
             _without(self._refusers, refusal.model, name)
-        kind = (report.gpu.name, report.gpu.usable_bytes)
+
+    def _count(self, gpu: Gpu) -> None:
+        kind = (gpu.name, gpu.usable_bytes)
+        self._gpus[kind] = gpu
+        self._counts[kind] += 1
+
+    def _discount(self, gpu: Gpu) -> None:
+        kind = (gpu.name, gpu.usable_bytes)
         self._counts[kind] -= 1
         if not self._counts[kind]:
             del self._counts[kind], self._gpus[kind]
 
 
-def _without(index: dict[str, set[str]] | dict[str, dict[str, WorkerReport]], model: str, worker: str) -> None:
+def _without(index: dict[str, set[str]], model: str, worker: str) -> None:
     """Take a worker out of one model's entry, and the entry out of the index with the last one."""
-    entry = index.get(model)
-    if entry is None:
-        return
-    if isinstance(entry, set):
+    if (entry := index.get(model)) is not None:
         entry.discard(worker)
-    else:
-        entry.pop(worker, None)
-    if not entry:
-        del index[model]
+        if not entry:
+            del index[model]

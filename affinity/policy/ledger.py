@@ -56,20 +56,25 @@ class VramLedger:
 
         Empty when it fits already, ``None`` when even all of them do not make room.
         """
-        missing = footprint_bytes - self.free_bytes
-        chosen: list[tuple[str, int]] = []
-        for victim in candidates:
-            if sum(size for _, size in chosen) >= missing:
-                break
-            chosen.append(victim)
-        spare = sum(size for _, size in chosen) - missing
-        if spare < 0:
-            return None
-        for victim in tuple(chosen):
-            if victim[1] <= spare:
-                chosen.remove(victim)
-                spare -= victim[1]
-        return tuple(name for name, _ in chosen)
+        return victims_for(footprint_bytes - self.free_bytes, candidates)
 
     def _with(self, held: dict[str, int]) -> "VramLedger":
         return VramLedger(self.capacity_bytes, MappingProxyType(held))
+
+
+def victims_for(missing_bytes: int, candidates: Iterable[tuple[str, int]]) -> tuple[str, ...] | None:
+    """The first of ``candidates`` (best victim first) that free so many bytes: see ``VramLedger.victims_for``."""
+    chosen: list[tuple[str, int]] = []
+    spare = -missing_bytes
+    for victim in candidates:
+        if spare >= 0:
+            break
+        chosen.append(victim)
+        spare += victim[1]
+    if spare < 0:
+        return None
+    for victim in tuple(chosen):
+        if victim[1] <= spare:
+            chosen.remove(victim)
+            spare -= victim[1]
+    return tuple(name for name, _ in chosen)

@@ -1,12 +1,13 @@
 """What it would take to load a model on one worker: who has to go, and what that costs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from affinity.fleet import Demand, Residency, ResidencyState, WorkerReport
 from affinity.policy.alarms import Alarms
 from affinity.policy.board import Board
-from affinity.policy.ledger import VramLedger
+from affinity.policy.ledger import victims_for
 from affinity.policy.tuning import Tuning
 from affinity.policy.worth import Priced, Worth
 
@@ -53,6 +54,14 @@ class Room:
     serves_first: bool
 
 
+def free_bytes(worker: WorkerReport) -> int:
+    """What a further model may take there by the ledger; negative where another program has taken what is held."""
+    free = worker.gpu.capacity_bytes
+    for resident in worker.residents:
+        free -= resident.footprint_bytes
+    return free
+
+
 class Offers:
     """Offers of single workers, as the board stands. What only time prevents sets an alarm."""
 
@@ -65,24 +74,23 @@ class Offers:
     def on(self, worker: WorkerReport, demand: Demand, further: bool) -> Offer | None:
         """The load of a model in demand there; ``None`` if it cannot make room. A ``further`` copy ends no turn."""
         model = demand.model
-        if any(resident.model == model for resident in worker.residents):
-            return None
+        for resident in worker.residents:
+            if resident.model == model:
+                return None
         if self._serves_first(worker) and not self._turn_may_end(worker, demand):
             return None
         if refusal := worker.refuses(model, self._board.now):
             self._alarms.for_model(refusal.until, model)
             return None
         size = self._board.facts[model].on(worker.gpu).footprint_bytes
-        ledger = VramLedger(worker.gpu.capacity_bytes, {r.model: r.footprint_bytes for r in worker.residents})
-        if size <= ledger.free_bytes:
-            return Offer(worker, size, (), False, self._worth.ready_s(worker, model), 0.0, ledger.free_bytes)
-        evictable = self._evictable(worker, demand, further)
-        victims = ledger.victims_for(size, [(r.model, r.footprint_bytes) for r, _ in evictable])
-        if victims is None:
-            return None
-        lost_s = sum(cost_s for r, cost_s in evictable if r.model in victims)
-        ends_turn = any(victim in self._board.waiting for victim in victims)
-        return Offer(worker, size, victims, ends_turn, self._worth.ready_s(worker, model), lost_s, ledger.free_bytes)
+        free = free_bytes(worker)
+        if size <= free:
+            return Offer(worker, size, (), False, self._worth.ready_s(worker, model), 0.0, free)
+        return self._evicting(worker, model, size, free, self._evictable(worker, demand, further))
+
+    def worth_asking(self, rooms: Iterable[Room], demand: Demand, further: bool, below_s: float) -> list[WorkerReport]:
+        """The workers of those rooms that ``may_be_had``."""
+        return [room.worker for room in rooms if self.may_be_had(room, demand, further, below_s)]
 
     def may_be_had(self, room: Room, demand: Demand, further: bool, below_s: float) -> bool:
         """False if it is plain that a load there has no room, or costs no less than ``below_s`` in victims."""
@@ -97,14 +105,17 @@ class Offers:
 
     def room(self, worker: WorkerReport) -> Room:
         """What could be had there at all."""
-        idle = self.idle(worker)
-        free = worker.gpu.capacity_bytes - sum(resident.footprint_bytes for resident in worker.residents)
-        unasked = [resident for resident in idle if resident.model not in self._board.waiting]
-        spare = free + sum(resident.footprint_bytes for resident in unasked)
-        most = free + sum(resident.footprint_bytes for resident in idle)
-        priced = [(self._worth.victim_s(worker, r), r.footprint_bytes) for r in unasked]
-        least_s = min((cost_s for cost_s, _ in priced), default=0.0)
-        price_s = min((cost_s / max(1, size) for cost_s, size in priced), default=0.0)
+        free = spare = most = free_bytes(worker)
+        least_s = price_s = inf
+        for resident in self.idle(worker):
+            size = resident.footprint_bytes
+            most += size
+            if resident.model not in self._board.waiting:
+                spare += size
+                cost_s = self._worth.victim_s(worker, resident)
+                least_s, price_s = min(least_s, cost_s), min(price_s, cost_s / max(1, size))
+        if least_s == inf:
+            least_s = price_s = 0.0
         return Room(worker, free, spare, most, least_s, price_s, self._serves_first(worker))
 
     def by_hand(self, worker: WorkerReport, model: str, idle: Iterable[Residency]) -> Offer | None:
@@ -112,23 +123,28 @@ class Offers:
         priced = self._worth.cheapest_first(worker, idle)
         priced.sort(key=lambda each: each[0].model in self._board.waiting)
         size = self._board.facts[model].on(worker.gpu).footprint_bytes
-        ledger = VramLedger(worker.gpu.capacity_bytes, {r.model: r.footprint_bytes for r in worker.residents})
-        victims = ledger.victims_for(size, [(r.model, r.footprint_bytes) for r, _ in priced])
-        if victims is None:
-            return None
-        lost_s = sum(cost_s for r, cost_s in priced if r.model in victims)
-        ends_turn = any(victim in self._board.waiting for victim in victims)
-        return Offer(worker, size, victims, ends_turn, self._worth.ready_s(worker, model), lost_s, ledger.free_bytes)
+        return self._evicting(worker, model, size, free_bytes(worker), priced)
 
     def idle(self, worker: WorkerReport) -> list[Residency]:
         """Residents that may be evicted at all: they neither run, load, leave nor are pinned, and are not fresh."""
         return [resident for resident in worker.residents if self._may_go(worker, resident)]
 
+    def _evicting(
+        self, worker: WorkerReport, model: str, size: int, free: int, priced: Sequence[Priced]
+    ) -> Offer | None:
+        """The load at the cost of the first of these residents that make room; ``None`` if not even all of them do."""
+        victims = victims_for(size - free, [(resident.model, resident.footprint_bytes) for resident, _ in priced])
+        if victims is None:
+            return None
+        lost_s = sum(cost_s for resident, cost_s in priced if resident.model in victims)
+        ends_turn = any(victim in self._board.waiting for victim in victims)
+        return Offer(worker, size, victims, ends_turn, self._worth.ready_s(worker, model), lost_s, free)
+
     def _evictable(self, worker: WorkerReport, demand: Demand, further: bool) -> list[Priced]:
         """Possible victims, best first: those nobody waits for, then (if a turn may end) the others."""
         waiting = self._board.waiting
         idle = self.idle(worker)
-        unasked = self._worth.cheapest_first(worker, (r for r in idle if r.model not in waiting))
+        unasked = self._worth.cheapest_first(worker, [r for r in idle if r.model not in waiting])
         asked = [r for r in idle if r.model in waiting]
         if not asked or further or not self._turn_may_end(worker, demand):
             return unasked

@@ -78,6 +78,8 @@ class Planner:
         """Workers that may have something to serve."""
         self._opened: set[str] = set()
         """Workers that may be able to make room where they could not before."""
+        self._rooms: dict[str, Room] = {}
+        """What those of the present plan offer, if anybody was blocked: found out anew with each plan."""
         self._blocked: dict[str, float] = {}
         """Models that would be loaded if there were room, or if it cost less: what victims would cost, in seconds."""
         self._homeless: set[str] = set()
@@ -91,7 +93,7 @@ class Planner:
         """A worker says something new of itself."""
         before = self.board.workers.get(report.worker)
         self.board.report(report)
-        self._changed(report.worker, *(each for each in (before, report) if each))
+        self._changed(report.worker, before, report)
 
     def lose(self, worker: str) -> None:
         """A worker is gone."""
@@ -133,14 +135,16 @@ class Planner:
         self._models.update(models & self.board.waiting.keys())
         self._open(workers)
         opened = self._opened if self._blocked else ()
-        rooms = [self._offers.room(w) for w in map(self.board.workers.get, opened) if w and self._able(w)]
+        news = [w for w in map(self.board.workers.get, opened) if w and self._able(w)]
+        self._rooms = {worker.worker: self._offers.room(worker) for worker in news}
         self._opened.clear()
-        todo = self._models | self._blocked.keys() if rooms else set(self._models)
-        decisions = self._place_all((m for m in todo if not self.board.holders(m)), rooms, further=False)
+        todo = self._models | self._blocked.keys() if news else self._models
+        held = todo & self.board.held
+        decisions = self._place_all(todo - held, further=False)
         if not self._homeless:
             self._models |= self._held_back
-            todo |= self._held_back
-        decisions += self._place_all((m for m in todo if self.board.holders(m)), rooms, further=True)
+            held |= self._held_back & self.board.held
+        decisions += self._place_all(held, further=True)
         serves = self._serve_all()
         self._serving = {serve.worker for serve in serves}
         self._models = {each.model for each in decisions if isinstance(each, GiveUp)}
@@ -151,8 +155,11 @@ class Planner:
         offers = [offer for worker, idle in candidates if (offer := self._offers.by_hand(worker, model, idle))]
         return min(offers, key=Offer.rank, default=None)
 
-    def _changed(self, worker: str, *reports: WorkerReport) -> None:
-        self._models.update(r.model for report in reports for r in report.residents if r.model in self.board.waiting)
+    def _changed(self, worker: str, *reports: WorkerReport | None) -> None:
+        for report in reports:
+            for resident in report.residents if report else ():
+                if resident.model in self.board.waiting:
+                    self._models.add(resident.model)
         self._serving.add(worker)
         self._open((worker,))
 
@@ -170,30 +177,27 @@ class Planner:
         if self._blocked:
             self._opened.update(self.board.holders(model))
 
-    def _place_all(self, models: Iterable[str], rooms: list[Room], further: bool) -> list[Decision]:
+    def _place_all(self, models: Iterable[str], further: bool) -> list[Decision]:
         """Decide about models that somebody holds already, or about those that nobody does; oldest head first."""
         decisions = []
-        waiting = [self.board.waiting[model] for model in models]
-        for demand in sorted(waiting, key=lambda d: (d.oldest_at, d.model)):
-            again = demand.model in self._models
-            opened = None if again else self._worth_asking(demand, rooms, further)
+        # Looked through before they are put in order: to most of the blocked ones, what is new means nothing.
+        asked = [(self.board.waiting[model], self._news_for(model, further)) for model in models]
+        for demand, news in sorted((each for each in asked if each[1] != []), key=_oldest_head):
+            opened = None if news is None else [worker for worker in news if self._able(worker)]
             if opened == []:
-                continue
+                continue  # One that went first has taken them.
             decision = self._place(demand, opened)
             if isinstance(decision, Load):
                 self._decided[decision.worker] = decision
-            if again or not isinstance(decision, Wait):
+            if news is None or not isinstance(decision, Wait):
                 decisions.append(decision)
         return decisions
 
-    def _worth_asking(self, demand: Demand, rooms: list[Room], further: bool) -> list[WorkerReport]:
-        """Those of the workers where something is new that may have a better offer for a blocked model."""
-        below_s, offers = self._blocked[demand.model], self._offers
-        return [
-            room.worker
-            for room in rooms
-            if offers.may_be_had(room, demand, further, below_s) and self._able(room.worker)
-        ]
+    def _news_for(self, model: str, further: bool) -> list[WorkerReport] | None:
+        """The workers that may have a better offer for a blocked model; ``None``: decide again, wherever it may go."""
+        if model in self._models:
+            return None
+        return self._offers.worth_asking(self._rooms.values(), self.board.waiting[model], further, self._blocked[model])
 
     def _able(self, worker: WorkerReport) -> bool:
         """True if it could begin to load now, or when what it runs has ended."""
@@ -247,42 +251,43 @@ class Planner:
         model, now = demand.model, self.board.now
         if claimer := self.board.claims.get(model):
             return Wait(model, None, f"{claimer} is loading it")
-        names, loading = _named(holders), len(self.board.loaders(model))
+        loading = len(self.board.loaders(model))
         if loading and loading >= len(self.board.workers) * MOST_OF_FLEET:
             return Wait(model, None, "it is being loaded")
         if self.board.free_holders(model):
-            return Wait(model, None, f"{names} will serve it at once")
+            return Wait(model, None, f"{_named(holders)} will serve it at once")
         scarce = bool(self._homeless)
         if scarce:
             self._held_back.add(model)
-        warm_s = self._worth.warm_start_s(demand, holders.values())
+        # While models are homeless it decides nothing, and all holders would have to be looked at.
+        warm_s = -inf if scarce else self._worth.warm_start_s(demand, holders.values())
         rent = inf if loading else self._tuning.rent * (self._tuning.scarce if scarce else 1.0)
         dearer = self._tuning.beside if loading else 1.0
 
         def pays_at(cost_s: float) -> float:
             """Stated as an instant, so that it is never just short of what the plan said it would wake at."""
-            if not self._tuning.hold or (warm_s > cost_s * dearer and not scarce):
+            if not self._tuning.hold or warm_s > cost_s * dearer:
                 return now
             return (rent * cost_s + demand.summed_arrival_s) / demand.queued
 
-        later = f"{names} will serve it: a further copy does not pay yet"
         if (due_at := pays_at(self._worth.least_load_s(model))) > now:
             if loading:
                 return Wait(model, None, "it is being loaded")
             self._alarms.for_model(due_at, model)
-            return Wait(model, due_at, later)
+            return Wait(model, due_at, f"{_named(holders)} will serve it: a further copy does not pay yet")
         offer = self._best_offer(demand, True, only, False)
         if offer is None:
             self._blocked[model] = inf
-            return Wait(model, None, f"{names} will serve it: no worker can make room for a further copy")
+            return Wait(model, None, f"{_named(holders)} will serve it: no worker can make room for a further copy")
         if (due_at := pays_at(offer.cost_s)) > now:
             self._blocked[model] = offer.lost_s
             if loading:
                 return Wait(model, None, "it is being loaded")
             self._alarms.for_model(due_at, model)
-            return Wait(model, due_at, later)
+            return Wait(model, due_at, f"{_named(holders)} will serve it: a further copy does not pay yet")
+        warm_s = self._worth.warm_start_s(demand, holders.values())
         reason = (
-            f"{names} hold it, but the last job would wait {warm_s:.1f} s, they waited "
+            f"{_named(holders)} hold it, but the last job would wait {warm_s:.1f} s, they waited "
             f"{demand.summed_wait_s(now):.1f} s in sum, and a copy costs {offer.cost_s:.1f} s"
         )
         return _load(offer, demand, len(holders), reason)
@@ -291,7 +296,7 @@ class Planner:
         self, demand: Demand, further: bool, only: list[WorkerReport] | None, overdue: bool
     ) -> Offer | None:
         """The cheapest load. A further copy ends nobody's turn."""
-        asked = only or self._shortlist.candidates(demand.model, overdue, self._able)
+        asked = only or self._shortlist.candidates(demand.model, overdue, self._able, self._rooms)
         offers = [offer for worker in asked if (offer := self._offers.on(worker, demand, further))]
         return min(offers, key=Offer.rank, default=None)
 
@@ -299,9 +304,11 @@ class Planner:
         """What free workers serve: those that something is new about, and as many as a queue that grew keeps busy."""
         serves = {name: serve for name in self._serving if (serve := self._serve(name))}
         for model in self._models:
-            facts = self.board.facts.get(model)
-            left = -(-self.board.waiting[model].queued // facts.max_batch) if facts else 0
-            for name in sorted(self.board.free_holders(model)) if left else ():
+            free, facts = self.board.free_holders(model), self.board.facts.get(model)
+            if not free or facts is None:
+                continue
+            left = -(-self.board.waiting[model].queued // facts.max_batch)
+            for name in sorted(free):
                 if name not in serves and (serve := self._serve(name)):
                     serves[name] = serve
                 left -= name in serves and serves[name].model == model
@@ -356,6 +363,10 @@ class Planner:
             return GiveUp(worker.worker, demand.model, JobError(error.code, error.message))
         self._alarms.for_model(give_up_at, demand.model)
         return Wait(demand.model, give_up_at, error.message)
+
+
+def _oldest_head(asked: tuple[Demand, object]) -> tuple[float, str]:
+    return asked[0].oldest_at, asked[0].model
 
 
 def _load(offer: Offer, demand: Demand, copies: int, reason: str) -> Load:

@@ -7,13 +7,14 @@ anew, so an order that is a little old costs nothing but a slightly worse choice
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
 from affinity.fleet import WorkerReport
 from affinity.policy.board import Board
-from affinity.policy.offers import Offers
+from affinity.policy.offers import Offers, Room
 from affinity.policy.tuning import Tuning
 
 SMALL_FLEET = 32
@@ -21,6 +22,8 @@ SMALL_FLEET = 32
 
 FEW = 4
 """How many are asked for each reason in a larger one."""
+
+NOTHING: Mapping[str, Room] = MappingProxyType({})
 
 LAST_NAME = "\U0010ffff"
 """After every worker's id."""
@@ -78,12 +81,18 @@ class Shortlist:
         """Something is new about that worker, or it is gone."""
         self._stale.add(worker)
 
-    def candidates(self, model: str, overdue: bool, able: Callable[[WorkerReport], bool]) -> list[WorkerReport]:
-        """Workers that pass ``able`` and are worth asking, in no order. ``overdue``: the model may end a turn."""
+    def candidates(
+        self, model: str, overdue: bool, able: Callable[[WorkerReport], bool], rooms: Mapping[str, Room] = NOTHING
+    ) -> list[WorkerReport]:
+        """Workers that pass ``able`` and are worth asking, in no order. ``overdue``: the model may end a turn.
+
+        ``rooms``: what some of them offer, by id, as far as that has been found out for the board as it stands.
+        """
         workers = self._board.workers
         if len(workers) <= SMALL_FLEET:
             return [worker for worker in workers.values() if able(worker)]
-        self._refresh()
+        if self._stale:
+            self._refresh(rooms)
         facts = self._board.facts[model]
         size = min(facts.on(gpu).footprint_bytes for gpu in self._board.gpus())
         chosen = {name for name in self._board.cachers(model) if able(workers[name])}
@@ -92,7 +101,7 @@ class Shortlist:
             chosen.update(islice((name for name in names if able(workers[name])), FEW))
         return [workers[name] for name in chosen]
 
-    def _refresh(self) -> None:
+    def _refresh(self, rooms: Mapping[str, Room]) -> None:
         for name in self._stale:
             if old := self._places.pop(name, None):
                 self._roomy.remove(old.roomy)
@@ -101,15 +110,14 @@ class Shortlist:
             worker = self._board.workers.get(name)
             if worker is None or worker.draining or worker.loading:
                 continue
-            new = self._places[name] = self._place(worker)
+            new = self._places[name] = self._place(worker, rooms.get(name) or self._offers.room(worker))
             self._roomy.add(new.roomy)
             self._cheap.add(new.cheap)
             self._served.add(new.served)
         self._stale.clear()
 
-    def _place(self, worker: WorkerReport) -> _Places:
-        room = self._offers.room(worker)
-        late, name = worker.busy and not self._tuning.overlap, worker.worker
+    def _place(self, worker: WorkerReport, room: Room) -> _Places:
+        late, name = not self._tuning.overlap and worker.busy, worker.worker
         evicts, ends_turn = room.spare_bytes > room.free_bytes, room.most_bytes > room.spare_bytes
         return _Places(
             (late, -room.free_bytes, name, room.free_bytes),

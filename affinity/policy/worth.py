@@ -45,7 +45,7 @@ class Worth:
             if resident.running and (facts := self._board.facts.get(resident.model)) is not None:
                 mean_s = facts.on(worker.gpu).exec_s
                 return max(mean_s - (self._board.now - resident.last_used_at), LEAST_RESIDUAL * mean_s)
-            if resident.state is ResidencyState.LOADING and not self._tuning.overlap:
+            if not self._tuning.overlap and resident.state is ResidencyState.LOADING:
                 return self._left_s(worker, resident)
         return 0.0
 
@@ -70,10 +70,12 @@ class Worth:
             self._ready_s(holder, demand.model) if holder.worker in loaders else self.residual_s(holder)
             for holder in holders
         ]
-        work_s = fsum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
-        batches = -(-demand.queued // facts.max_batch)
         # Exactly rounded: holders come in no order, and the plan must not depend on it.
-        return max(min(busy), (fsum(busy) + (batches - 1) * work_s) / len(holders))
+        until_last_s = fsum(busy)
+        if (batches := -(-demand.queued // facts.max_batch)) > 1:
+            work_s = fsum(facts.on(holder.gpu).exec_s for holder in holders) / len(holders)
+            until_last_s += (batches - 1) * work_s
+        return max(min(busy), until_last_s / len(holders))
 
     def _ready_s(self, worker: WorkerReport, model: str) -> float:
         """Time until a worker that is loading the model could serve it: the model is there, and what it runs ended."""
