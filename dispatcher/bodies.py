@@ -15,6 +15,8 @@ JOB_FIELDS = MESSAGE_FIELDS - {"v", "created_at", "tenant"}
 """What a job may say of itself over HTTP."""
 
 IDEMPOTENCY_KEY = "idempotency-key"
+KEY_PATTERN = r'^([A-Za-z0-9._:\-]{1,128}|"[A-Za-z0-9._:\-]{1,128}")$'
+"""An id; or one in quotes, as a structured field has its strings."""
 
 
 async def read_object(request: Request) -> Mapping[str, object]:

@@ -22,6 +22,8 @@ _BY_HAND: tuple[type[BaseModel], ...] = (
     schemas_dead_letters.RedriveRequest,
     schemas_drain.DrainRequest,
     schemas.ProblemView,
+    schemas.NotCancellableView,
+    schemas.BatchProduceProblemView,
 )
 
 _STATUSES = {
@@ -41,9 +43,9 @@ _STATUSES = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def problems(*statuses: int) -> Responses:
+def problems(*statuses: int, view: type[schemas.ProblemView] = schemas.ProblemView) -> Responses:
     """The problem answers of a route, for its ``responses``. Whoever may get too large a body may get a slow one."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model=schemas.ProblemView.__name__)}}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model=view.__name__)}}}
     told = sorted({*statuses, *((408,) if 413 in statuses else ())})
     return {status: {"description": _STATUSES[status], "content": content} for status in told}
 
@@ -54,12 +56,20 @@ def body(model: type[BaseModel], required: bool = True) -> dict[str, Any]:
     return {"requestBody": {"required": required, "content": content}}
 
 
-def headers(**described: str) -> dict[str, Any]:
-    """Request headers that a route reads itself, for its ``openapi_extra``. Underscores become dashes."""
+def headers(**described: str | tuple[str, str]) -> dict[str, Any]:
+    """Request headers that a route reads itself, for its ``openapi_extra``: what each is for, and the pattern of those
+    that have one. Underscores become dashes.
+    """
+    told = {name: text if isinstance(text, tuple) else (text, "") for name, text in described.items()}
     return {
         "parameters": [
-            {"name": name.replace("_", "-"), "in": "header", "description": text, "schema": {"type": "string"}}
-            for name, text in described.items()
+            {
+                "name": name.replace("_", "-"),
+                "in": "header",
+                "description": text,
+                "schema": {"type": "string", **({"pattern": pattern} if pattern else {})},
+            }
+            for name, (text, pattern) in told.items()
         ]
     }
 
@@ -91,9 +101,11 @@ def _document(app: FastAPI, with_keys: bool) -> dict[str, Any]:
 
 
 def _add_refusals(made: dict[str, Any]) -> None:
-    """What the gate before the routes may answer. Only what is open to all never has it."""
+    """What the gate before the routes may answer. What is open to all never has it, and says that it needs no key."""
     for path, operations in made["paths"].items():
         if path in OPEN_PATHS:
+            for operation in operations.values():
+                operation["security"] = []
             continue
         for operation in operations.values():
             for status, answer in problems(401, 403, 429).items():

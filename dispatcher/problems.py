@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from affinity.errors import AffinityError, CallerError, InvalidInput, Overloaded, Unauthorized
 from dispatcher.render import encode
@@ -106,13 +107,26 @@ async def ours(request: Request, error: Exception) -> Response:
     return ProblemResponse.of(error)
 
 
-async def _framework(_: Request, error: Exception) -> Response:
+async def _framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     detail = error.detail if error.detail != phrase else _ADVICE.get(error.status_code, phrase)
     code = phrase.lower().replace(" ", "_").replace("-", "_")
-    return ProblemResponse(problem(error.status_code, code, detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
+    return ProblemResponse(problem(error.status_code, code, detail), headers)
 
+
+def _allowed(request: Request) -> str:
+    """Every method of this path. The framework names those of the first route it comes to, and each has one."""
+    asked = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    return ", ".join(m for m in asked if any(route.matches(asked[m])[0] is Match.FULL for route in routes))
+
+
+_METHODS = ("DELETE", "GET", "HEAD", "POST")
+"""All that any route has."""
 
 _ADVICE = {
     404: "there is no such route; GET /openapi.json lists them",

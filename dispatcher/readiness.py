@@ -1,7 +1,7 @@
 """Are the servers we stand on there? Really asked, each within a few seconds."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,8 +34,8 @@ class Readiness:
 async def ask(services: Services) -> Readiness:
     """Ask both servers."""
     broker, store = await asyncio.gather(
-        _within(services.publisher.ping(), BrokerUnavailable("RabbitMQ does not answer; is it overloaded?")),
-        _within(services.check_store(), StoreUnavailable("Redis does not answer; is it overloaded?")),
+        _within(services.publisher.ping, BrokerUnavailable("RabbitMQ does not answer; is it overloaded?")),
+        _within(services.check_store, StoreUnavailable("Redis does not answer; is it overloaded?")),
     )
     return Readiness(
         broker=broker if isinstance(broker, Overloaded) else None,
@@ -44,10 +44,11 @@ async def ask(services: Services) -> Readiness:
     )
 
 
-async def _within(question: Awaitable[Answer], otherwise: Overloaded) -> Answer | Overloaded:
+async def _within(question: Callable[[], Awaitable[Answer]], otherwise: Overloaded) -> Answer | Overloaded:
+    # Asked only here: the coroutine of a question that is cancelled before its turn would never be awaited.
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            return await question
+            return await question()
     except Overloaded as error:
         return error
     except TimeoutError:

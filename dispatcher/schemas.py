@@ -13,7 +13,10 @@ from affinity.policy.explain import Standing
 from affinity.wire import MAX_ATTEMPTS, MAX_SECONDS
 
 EXAMPLE_INPUT: JsonDict = {"texts": ["A man is eating food."]}
-_ID_PATTERN = r"^[A-Za-z0-9._:\-]{1,128}$"
+ID_PATTERN = r"^[A-Za-z0-9._:\-]{1,128}$"
+MODEL_PATTERN = r"^[A-Za-z0-9._:/\-]{1,128}$"
+MAX_NUMBER = 10**16
+"""Above it a number is not written digit by digit any more, and can be no id."""
 
 Instant = Annotated[str, Field(description="RFC 3339, UTC.", examples=["2026-01-31T12:00:00.000000Z"])]
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
@@ -26,15 +29,17 @@ class JobRequest(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"model": "minilm-l6-v2", "input": EXAMPLE_INPUT}]}
     )
 
-    model: str = Field(description="Name in the catalogue; `GET /models` lists them.", examples=["minilm-l6-v2"])
+    model: str = Field(
+        pattern=MODEL_PATTERN, description="Name in the catalogue; `GET /models` lists them.", examples=["minilm-l6-v2"]
+    )
     input: Any = Field(description="What the model takes; see docs/http.md.")
-    id: str | None = Field(None, pattern=_ID_PATTERN, description="Idempotency key. Left out: a new one is made.")
+    id: str | None = Field(None, pattern=ID_PATTERN, description="Idempotency key. Left out: a new one is made.")
     ttl_s: Seconds | None = Field(None, description="Give up if the job has not started after this long.")
     timeout_s: Seconds | None = Field(None, description="Longest run of one attempt. Left out: the model's own.")
-    max_attempts: int = Field(
-        DEFAULT_MAX_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts before it fails for good."
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+        DEFAULT_MAX_ATTEMPTS, description="Starts before it fails for good."
     )
-    metadata: dict[str, Any] = Field({}, description="Yours; returned with the job, never looked at.")
+    metadata: dict[str, Any] | None = Field({}, description="Yours; returned with the job, never looked at.")
 
 
 class JobErrorView(BaseModel):
@@ -208,6 +213,12 @@ class ProblemView(BaseModel):
     errors: list[Fault] | None = Field(None, description="The fields at fault, where there are any.")
 
 
+class NotCancellableView(ProblemView):
+    """Why a job was not cancelled."""
+
+    job: JobView = Field(description="The job as it ended.")
+
+
 class JobPage(BaseModel):
     """Jobs, newest first."""
 
@@ -330,10 +341,15 @@ class Ready(BaseModel):
 class ProduceRequest(BaseModel):
     """A message of the older producer."""
 
-    id: str | int | float | None = None
+    id: (
+        Annotated[str, Field(pattern=ID_PATTERN)]
+        | Annotated[int, Field(gt=-MAX_NUMBER, lt=MAX_NUMBER)]
+        | Annotated[float, Field(gt=-MAX_NUMBER, lt=MAX_NUMBER)]
+        | None
+    ) = None
     payload: Any
     processing_time: float | None = Field(None, ge=0, description="Seconds the echo model pretends to work.")
-    model: str = "echo"
+    model: str = Field("echo", pattern=MODEL_PATTERN)
 
 
 class ProduceAnswer(BaseModel):
@@ -350,6 +366,12 @@ class BatchProduceRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     messages: list[ProduceRequest]
+
+
+class BatchProduceProblemView(ProblemView):
+    """Why a batch was not taken as a whole."""
+
+    messages_produced: int | None = Field(None, description="How many were taken, where it failed on the way.")
 
 
 class BatchProduceAnswer(BaseModel):

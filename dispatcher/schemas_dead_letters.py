@@ -3,9 +3,24 @@
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from dispatcher.dead_letters import DEFAULT_RATE, MAX_IDS, MAX_RATE, MIN_RATE
-from dispatcher.schemas import Instant, JobErrorView
+from dispatcher.schemas import MODEL_PATTERN, Instant, JobErrorView
+
+CODE_PATTERN = r"^[a-z][a-z_]{0,63}$"
+PLACE_PATTERN = r"^[0-9]{1,17}$"
+
+_NOT: JsonDict = {"type": "null"}
+_SAID: list[JsonDict] = [
+    {"required": ["ids"], "properties": {"ids": {"type": "array"}, "code": _NOT, "model": _NOT, "all": _NOT}},
+    {"required": ["all"], "properties": {"all": {"const": True}, "code": _NOT, "model": _NOT, "ids": _NOT}},
+    {
+        "anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in ("code", "model")],
+        "properties": {"ids": _NOT, "all": _NOT},
+    },
+]
+"""Exactly one of these ways to say which dead letters are meant."""
 
 
 class DeadLetterView(BaseModel):
@@ -39,12 +54,16 @@ class RedriveRequest(BaseModel):
     """Which dead letters: `ids`, or all of a `code`, a `model` or both, or `all`."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"code": "executor_died", "rate": 10}, {"ids": ["my-job-1"]}]}
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"code": "executor_died", "rate": 10}, {"ids": ["my-job-1"]}],
+            "oneOf": list(_SAID),
+        },
     )
 
     ids: list[str] | None = Field(None, min_length=1, max_length=MAX_IDS)
-    code: str | None = Field(None, pattern=r"^[a-z][a-z_]{0,63}$")
-    model: str | None = None
+    code: str | None = Field(None, pattern=CODE_PATTERN)
+    model: str | None = Field(None, pattern=MODEL_PATTERN)
     all: Literal[True] | None = Field(None, description="Without any filter: every dead letter.")
     rate: float = Field(DEFAULT_RATE, ge=MIN_RATE, le=MAX_RATE, description="Jobs per second that are put back.")
 

@@ -1,6 +1,7 @@
 """Serves a worker process's metrics and health: three GET routes, on the worker's own event loop.
 
 On the same loop on purpose: if that is stuck, ``/health/live`` does not answer, and who restarts workers learns of it.
+Where the loop turns and a worker still does not get on, it answers 503.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ _REASONS = {
 Health = Callable[[], tuple[bool, dict[str, object]]]
 """Whether the process is ready to serve jobs, and what to show with that."""
 
+Stuck = Callable[[], dict[str, str]]
+"""The workers that do not get on any more, and why."""
+
 
 class CannotListen(OSError):
     """The address cannot be had; the message names the settings to change."""
@@ -31,16 +35,17 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class MetricsServer:
-    """``/metrics``, ``/health/live`` (the loop turns) and ``/health/ready`` (``health`` says so; else 503).
+    """``/metrics``, ``/health/live`` (503 where one is ``stuck``) and ``/health/ready`` (``health`` says so; else 503).
 
     ``port`` 0 takes any free one. Between ``start`` and ``stop``, ``url`` says where it listens.
     """
 
-    def __init__(self, metrics: WorkerMetrics, host: str, port: int, health: Health) -> None:
+    def __init__(self, metrics: WorkerMetrics, host: str, port: int, health: Health, stuck: Stuck = dict) -> None:
         self._metrics = metrics
         self._host = host
         self._port = port
         self._health = health
+        self._stuck = stuck
         self._server: asyncio.Server | None = None
 
     @property
@@ -93,7 +98,8 @@ class MetricsServer:
             case "/metrics":
                 return _message(200, CONTENT_TYPE, self._metrics.exposition())
             case "/health/live":
-                return _json(200, {"status": "alive"})
+                stuck = self._stuck()
+                return _json(503, {"status": "stuck", "workers": stuck}) if stuck else _json(200, {"status": "alive"})
             case "/health/ready":
                 ready, shown = self._health()
                 return _json(200 if ready else 503, {"status": "ready" if ready else "not ready", **shown})

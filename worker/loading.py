@@ -17,6 +17,12 @@ log = structlog.get_logger(__name__)
 LOAD_TIMEOUT_S = 1800.0
 """A model that is not in memory by then never will be. Hubs and network disks are slow; a hang is for ever."""
 
+UNLOAD_WITHIN_LEASES = 12
+"""Freeing memory takes milliseconds, copying weights to the host seconds: by then it hangs."""
+
+READ_WITHIN_LEASES = 6
+"""The same for a question to the driver."""
+
 DRIVER_LAG_S = 2.0
 """How long freed memory may take to show up in the driver's figures."""
 
@@ -66,8 +72,11 @@ class Loader:
     async def unload(self, model: str, room_for: str = "") -> None:
         """Make one model leave. ``room_for`` as for ``Executor.unload``."""
         await self.withdraw(model)
+        services = self._services
+        within_s = UNLOAD_WITHIN_LEASES * services.timing.lease_s
         try:
-            total = await self._services.executor.unload(model, room_for)
+            with services.vitals.step(f"unloading {model}", services.clock.monotonic(), within_s):
+                total = await services.executor.unload(model, room_for)
         except AffinityError as error:
             # Only a dead executor fails here, and then its memory is free; the loop hears of that death by itself.
             log.warning("unload.failed", model=model, error=error.message)
@@ -90,8 +99,10 @@ class Loader:
             # Everybody sees the load by now. Held until its end, the claim would keep a hot model from spreading.
             await self.release(load)
             await services.intake.bind(load.model)
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
-                loaded = await services.executor.load(entry)
+            # Longer than the time-out: what must not be missed is a load that it does not end.
+            with services.vitals.step(f"loading {load.model}", services.clock.monotonic(), 1.1 * LOAD_TIMEOUT_S):
+                async with asyncio.timeout(LOAD_TIMEOUT_S):
+                    loaded = await services.executor.load(entry)
         except TimeoutError:
             await services.executor.kill()
             self._post(LoadFault(load, LoadTimeout(f"{load.model} was not loaded within {LOAD_TIMEOUT_S:.0f} s")))
@@ -158,7 +169,9 @@ async def read_gpu(services: Services) -> Gpu:
     """What the driver says of this worker's GPU. In a thread: a driver in trouble can take seconds to answer."""
     pid = services.executor.pid
     own = frozenset() if pid is None else frozenset({pid})
-    return await asyncio.to_thread(services.probe.read, services.device.uuid, own, services.reserve_bytes)
+    within_s = READ_WITHIN_LEASES * services.timing.lease_s
+    with services.vitals.step("a question to the GPU's driver", services.clock.monotonic(), within_s):
+        return await asyncio.to_thread(services.probe.read, services.device.uuid, own, services.reserve_bytes)
 
 
 def hopeless(error: AffinityError) -> bool:

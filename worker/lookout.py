@@ -1,6 +1,7 @@
 """When a worker looks at the whole fleet next: after something happened, at the plan's alarm, not at every hint."""
 
 from affinity.io.ports import Clock
+from worker.vitals import Vitals
 
 EVERY_S = 0.05
 """Shortest time between two looks: hints come in bursts."""
@@ -12,8 +13,9 @@ AWAY_S = 0.5
 class Lookout:
     """``wanted`` asks for a look as soon as the last one is ``EVERY_S`` ago; ``wake_at`` is the last plan's alarm."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, vitals: Vitals) -> None:
         self._clock = clock
+        self._vitals = vitals
         self._looked_at = 0.0
         self._away_until = 0.0
         self.wanted = True
@@ -42,6 +44,7 @@ class Lookout:
         """A look begins; what happens from here on asks for another."""
         self.wanted, self.wake_at = False, None
         self._looked_at = self._clock.monotonic()
+        self._vitals.looked(self._looked_at)
 
     def waits_s(self) -> list[float]:
         """Seconds until a look is due by what is known now, for each reason there is; or until the pause is over."""

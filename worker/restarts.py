@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import structlog
 
 from affinity.errors import ExecutorDied
 from worker.events import ExecutorBack, WorkerEvent
+from worker.executor import START_TIMEOUT_S
 from worker.intray import Intray
 from worker.loading import Loader
 from worker.membership import Membership
@@ -21,6 +23,9 @@ RESTART_MOST_S = 10.0
 
 STARTS_AT_MOST = 5
 """An executor that dies while it starts is started again so often; then the GPU is at fault, and the worker ends."""
+
+AWAY_WITHIN_S = STARTS_AT_MOST * (START_TIMEOUT_S + RESTART_MOST_S)
+"""By then the worker has an executor again, or has ended."""
 
 
 class Restarts:
@@ -58,6 +63,16 @@ class Restarts:
 
     async def resume(self) -> None:
         """Start one after a time without."""
+        with self._instead_of_looks("starting an executor"):
+            await self._start_some()
+        self._services.vitals.looked(self._services.clock.monotonic())
+        self._post(ExecutorBack())
+
+    def _instead_of_looks(self, what: str) -> AbstractContextManager[None]:
+        services = self._services
+        return services.vitals.step(what, services.clock.monotonic(), AWAY_WITHIN_S, instead_of_looks=True)
+
+    async def _start_some(self) -> None:
         for left in reversed(range(STARTS_AT_MOST)):
             try:
                 await self.start()
@@ -67,7 +82,6 @@ class Restarts:
                 if not left:
                     raise
                 await self._pause()
-        self._post(ExecutorBack())
 
     def ended(self) -> None:
         """There is none any more: its memory is free by now."""
@@ -77,9 +91,10 @@ class Restarts:
 
     async def replace(self, lost: Sequence[str], reason: str) -> None:
         """Have nothing sent here any more for the models it took along, and start the next one after a pause."""
-        await self.withdraw(lost, reason)
-        await self._pause()
-        await self.resume()
+        with self._instead_of_looks("going on without an executor"):
+            await self.withdraw(lost, reason)
+            await self._pause()
+            await self.resume()
 
     async def withdraw(self, lost: Sequence[str], reason: str) -> None:
         """Have nothing sent here any more for the models it took along."""

@@ -1,5 +1,6 @@
 """Dead letters: what gave up, and putting it back."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -13,7 +14,14 @@ from dispatcher.bodies import read_object, refuse_unknown
 from dispatcher.dead_letters import DEFAULT_RATE, MAX_IDS, MAX_RATE, MIN_RATE
 from dispatcher.openapi import body, problems
 from dispatcher.render import JsonResponse
-from dispatcher.schemas_dead_letters import DeadLetterPage, RedriveAnswer, RedriveRequest
+from dispatcher.schemas import MODEL_PATTERN
+from dispatcher.schemas_dead_letters import (
+    CODE_PATTERN,
+    PLACE_PATTERN,
+    DeadLetterPage,
+    RedriveAnswer,
+    RedriveRequest,
+)
 from dispatcher.services import dispatcher_of
 
 PAGE_LIMIT = 500
@@ -30,10 +38,11 @@ router = APIRouter(tags=["dead letters"])
 )
 async def dead_letters(
     request: Request,
-    code: Annotated[str | None, Query(pattern=r"^[a-z][a-z_]{0,63}$")] = None,
-    model: Annotated[str | None, Query(max_length=128)] = None,
+    code: Annotated[str | None, Query(pattern=CODE_PATTERN)] = None,
+    model: Annotated[str | None, Query(pattern=MODEL_PATTERN)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 50,
-    cursor: Annotated[str | None, Query(max_length=20)] = None,
+    # Only told: what the store says of a cursor that is none tells the caller more than "should match the pattern".
+    cursor: Annotated[str | None, Query(json_schema_extra={"pattern": PLACE_PATTERN})] = None,
 ) -> Response:
     """Failed jobs, and messages that could not be read as jobs, newest first. They are kept for a week."""
     which = LetterFilter(code or "", check_model_name(model) if model else "")
@@ -101,7 +110,7 @@ def _which(fields: Mapping[str, object]) -> LetterFilter:
         raise InvalidInput("must be a code, as GET /dead-letters shows them", "code")
     if model is not None and not isinstance(model, str):
         raise InvalidInput("must be the name of a model", "model")
-    if everything not in (None, True):
+    if everything is not None and everything is not True:  # 1 is as good as True to "in".
         raise InvalidInput("must be true, or left out", "all")
     if everything and (code or model):
         raise InvalidInput("goes without code and model", "all")
@@ -111,7 +120,7 @@ def _which(fields: Mapping[str, object]) -> LetterFilter:
 
 
 def _checked_code(code: str) -> str:
-    if not all(letter == "_" or (letter.isascii() and letter.islower()) for letter in code) or len(code) > 64:
+    if code and not re.fullmatch(CODE_PATTERN, code):
         raise InvalidInput("must be a code, as GET /dead-letters shows them", "code")
     return code
 

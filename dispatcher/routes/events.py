@@ -1,12 +1,12 @@
 """Server-sent events: what happens to one job, and what happens in the whole fleet."""
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from affinity.errors import InvalidInput
 from affinity.io.event_port import Event
-from affinity.io.events import order_of
 from affinity.job import Job, JobSpec, JobState
 from dispatcher.auth import caller_in, still_opens
 from dispatcher.event_answer import EventAnswer
@@ -41,11 +41,26 @@ _JOB_EXAMPLE = b"".join(
     )
 )
 
-LastEventId = Annotated[str | None, Query(description="The same as the header, which wins.", max_length=64)]
+_RESUMABLE = r"^([0-9]{1,19}(-[0-9]{1,19})?(\.end)?)?$"
+LastEventId = Annotated[
+    str | None, Query(description="The same as the header, which wins.", json_schema_extra={"pattern": _RESUMABLE})
+]
+
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "pattern": r"^[a-z_.]{1,64}$"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "pattern": _RESUMABLE},
+        "retry": {"type": "integer", "minimum": 0},
+    },
+}
 
 
 def _stream(example: bytes) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example.decode()}}
+    # As OpenAPI 3.2 has it: the answer as a whole, and each event in it.
+    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "itemSchema": _EVENT, "example": example.decode()}}
     return {"description": "Events as they happen; `docs/http.md` lists them", "content": content}
 
 
@@ -54,7 +69,7 @@ def _stream(example: bytes) -> dict[str, Any]:
     summary="Follow the fleet",
     response_class=Response,
     responses={200: _stream(_FLEET_EXAMPLE), **problems(401, 403, 422, 429, 503)},
-    openapi_extra=headers(Last_Event_ID=_RESUME),
+    openapi_extra=headers(Last_Event_ID=(_RESUME, _RESUMABLE)),
 )
 async def fleet_events(request: Request, last_event_id: LastEventId = None) -> Response:
     """Every event of the stream as a server-sent event, for operators. It ends only with the dispatcher."""
@@ -71,7 +86,7 @@ async def fleet_events(request: Request, last_event_id: LastEventId = None) -> R
         204: {"description": "Its last event was seen already: do not come back"},
         **problems(401, 404, 422, 429, 503),
     },
-    openapi_extra=headers(Last_Event_ID=_RESUME),
+    openapi_extra=headers(Last_Event_ID=(_RESUME, _RESUMABLE)),
 )
 async def job_events(request: Request, job_id: str, last_event_id: LastEventId = None) -> Response:
     """First the job as it stands (`job.now`), then what happens to it, until it is over. Its result is at the job."""
@@ -85,13 +100,10 @@ async def job_events(request: Request, job_id: str, last_event_id: LastEventId =
 def _client(request: Request, asked: str | None) -> tuple[Client, bool]:
     """Who follows, and whether it has seen the end of its job."""
     sent = request.headers.get(_HEADER)
+    if not all(re.fullmatch(_RESUMABLE, each or "") for each in (asked, sent)):
+        raise InvalidInput("is not the id of an event: send one as it came, or none", "last_event_id")
     after = (asked if sent is None else sent) or None
     saw_end = after is not None and after.endswith(END)
-    if after is not None:
-        after = after.removesuffix(END)
-        try:
-            order_of(after)
-        except InvalidInput:
-            raise InvalidInput("is not the id of an event: send one as it came, or none", "last_event_id") from None
+    after = after and after.removesuffix(END)
     keys = dispatcher_of(request).keys
     return Client(lambda: still_opens(keys, request), caller_in(request).tenant, after), saw_end

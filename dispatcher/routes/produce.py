@@ -16,7 +16,14 @@ from dispatcher.bodies import as_object, items_of, new_id, read_object
 from dispatcher.openapi import body, problems
 from dispatcher.problems import ProblemResponse
 from dispatcher.render import JsonResponse
-from dispatcher.schemas import BatchProduceAnswer, BatchProduceRequest, ProduceAnswer, ProduceRequest
+from dispatcher.schemas import (
+    MAX_NUMBER,
+    BatchProduceAnswer,
+    BatchProduceProblemView,
+    BatchProduceRequest,
+    ProduceAnswer,
+    ProduceRequest,
+)
 from dispatcher.services import dispatcher_of
 
 router = APIRouter(tags=["older producer"])
@@ -42,7 +49,10 @@ async def produce(request: Request) -> Response:
 @router.post(
     "/batch-produce",
     summary="Submit many messages",
-    responses={200: {"model": BatchProduceAnswer}, **problems(400, 401, 404, 409, 413, 415, 422, 429, 503)},
+    responses={
+        200: {"model": BatchProduceAnswer},
+        **problems(400, 401, 404, 409, 413, 415, 422, 429, 503, view=BatchProduceProblemView),
+    },
     openapi_extra=body(BatchProduceRequest),
 )
 async def batch_produce(request: Request) -> Response:
@@ -85,4 +95,8 @@ def _id(given: object) -> object:
     """Older clients number their messages."""
     if given is None:
         return new_id()
-    return str(given) if isinstance(given, (int, float)) and not isinstance(given, bool) else given
+    if not isinstance(given, (int, float)) or isinstance(given, bool):
+        return given
+    if abs(given) >= MAX_NUMBER:
+        raise InvalidInput(f"must be below {MAX_NUMBER} where it is a number: send it as a string", "id")
+    return str(given)

@@ -67,6 +67,19 @@ async def test_ready_follows_the_worker_and_live_does_not(server: MetricsServer,
     assert (await get(server, "/health/live")).json() == {"status": "alive"}
 
 
+async def test_a_worker_that_does_not_get_on_makes_the_process_unhealthy_with_the_reason():
+    stuck: dict[str, str] = {}
+    server = MetricsServer(WorkerMetrics(), "127.0.0.1", 0, Readiness(), lambda: stuck)
+    await server.start()
+    alive = await get(server, "/health/live")
+    stuck["w1"] = "unloading m has taken 200 s"
+    response = await get(server, "/health/live")
+    await server.stop()
+    assert alive.status_code == 200
+    assert response.status_code == 503
+    assert response.json() == {"status": "stuck", "workers": {"w1": "unloading m has taken 200 s"}}
+
+
 async def test_head_has_the_headers_alone(server: MetricsServer):
     response = await get(server, "/metrics", "HEAD")
     assert response.status_code == 200

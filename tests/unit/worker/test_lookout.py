@@ -4,11 +4,12 @@ import pytest
 
 from tests.support.clock import FakeClock
 from worker.lookout import AWAY_S, EVERY_S, Lookout
+from worker.vitals import Vitals
 
 
 def test_hints_in_a_burst_are_one_look():
     clock = FakeClock()
-    lookout = Lookout(clock)
+    lookout = Lookout(clock, Vitals())
     clock.advance(1.0)
     assert lookout.due()
     lookout.begin()
@@ -23,7 +24,7 @@ def test_hints_in_a_burst_are_one_look():
 
 def test_some_things_do_not_wait_for_the_burst_to_end():
     clock = FakeClock()
-    lookout = Lookout(clock)
+    lookout = Lookout(clock, Vitals())
     lookout.begin()
     lookout.at_once()
     assert lookout.due()
@@ -32,7 +33,7 @@ def test_some_things_do_not_wait_for_the_burst_to_end():
 
 def test_the_plans_alarm_is_a_look():
     clock = FakeClock()
-    lookout = Lookout(clock)
+    lookout = Lookout(clock, Vitals())
     clock.advance(1.0)
     lookout.begin()
     lookout.wake_at = clock.now() + 30.0
@@ -47,7 +48,7 @@ def test_the_plans_alarm_is_a_look():
 
 def test_after_an_outage_was_met_nothing_is_tried_for_a_while_and_then_a_look_comes_first():
     clock = FakeClock()
-    lookout = Lookout(clock)
+    lookout = Lookout(clock, Vitals())
     lookout.begin()
     lookout.pause()
     lookout.wanted = True
