@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from affinity.io.server_urls import SENTINEL_SCHEMES, each_host, names_sentinels, sentinel_url
 from affinity.series import DEFAULT_MODELS
 
 EXIT_BAD_SETTINGS = 2
@@ -40,9 +41,12 @@ class ConnectionSettings(BaseSettings):
 
     rabbitmq_url: SecretStr | None = Field(
         None,
-        description="Broker as amqp://user:password@host:port/vhost. Wins over RABBITMQ_HOST, PORT, USER and PASS.",
+        description="Broker as amqp://user:password@host:port/vhost, for a cluster with host:port,host:port. Wins over "
+        "RABBITMQ_HOST, PORT, USER and PASS.",
     )
-    rabbitmq_host: str = Field("127.0.0.1", description="Broker host, where RABBITMQ_URL is not set.")
+    rabbitmq_host: str = Field(
+        "127.0.0.1", description="Broker host, or several of one cluster by commas, where RABBITMQ_URL is not set."
+    )
     rabbitmq_port: Port = Field(5672, description="Broker port, where RABBITMQ_URL is not set.")
     rabbitmq_user: str = Field("guest", description="Broker user, where RABBITMQ_URL is not set.")
     rabbitmq_pass: SecretStr = Field(SecretStr("guest"), description="Broker password, where RABBITMQ_URL is not set.")
@@ -52,7 +56,9 @@ class ConnectionSettings(BaseSettings):
         "not set, TLS is spoken to RABBITMQ_PORT.",
     )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Store as redis://user:password@host:port/database."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Store as redis://user:password@host:port/database, or by its Sentinels as "
+        "redis+sentinel://user:password@host:port,host:port/service/database.",
     )
     redis_ca_file: FilePath | None = Field(
         None, description="Certificates (PEM) of who may sign the store's. Needs rediss:// in REDIS_URL."
@@ -78,18 +84,33 @@ class ConnectionSettings(BaseSettings):
     models_catalog: FilePath | None = Field(
         None, description="Model catalogue, a TOML file. Default: models/catalog.toml of this installation."
     )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None, description="Where to send traces (OpenTelemetry, OTLP over HTTP), as http://host:4318. Unset: none."
+    )
 
     @field_validator("rabbitmq_url")
     @classmethod
     def _amqp(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            _check_url(url.get_secret_value(), ("amqp", "amqps"), "amqp://user:password@host:port/vhost")
+        for node in each_host(url.get_secret_value()) if url is not None else ():
+            _check_url(node, ("amqp", "amqps"), "amqp://user:password@host:port/vhost")
         return url
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: SecretStr) -> SecretStr:
-        _check_url(url.get_secret_value(), ("redis", "rediss", "unix"), "redis://user:password@host:port/database")
+        text, example = url.get_secret_value(), "redis://user:password@host:port/database"
+        if names_sentinels(text):
+            example = "redis+sentinel://user:password@host:port,host:port/service/database"
+            for sentinel in each_host(text):
+                _check_url(sentinel, SENTINEL_SCHEMES, example)
+            try:
+                sentinel_url(text)
+            except ValueError:
+                raise ValueError(f"must look like {example}") from None
+        elif len(each_host(text)) > 1 and not text.startswith("unix:"):
+            raise ValueError("names several hosts: for Sentinels write redis+sentinel://, else name the primary alone")
+        else:
+            _check_url(text, ("redis", "rediss", "unix"), example)
         return url
 
     @field_validator("rabbitmq_ca_file", "redis_ca_file")
@@ -98,7 +119,8 @@ class ConnectionSettings(BaseSettings):
         # A file of certificates says that TLS is meant: without this a missing "s" would send passwords in the clear.
         server, scheme = ("rabbitmq", "amqps") if seen.field_name == "rabbitmq_ca_file" else ("redis", "rediss")
         url = seen.data.get(f"{server}_url")
-        if path is not None and url is not None and urlsplit(url.get_secret_value()).scheme != scheme:
+        said = url.get_secret_value().partition("://")[0].lower().removesuffix("+sentinel") if url else scheme
+        if path is not None and said != scheme:
             raise ValueError(f"is for TLS: write {server.upper()}_URL as {scheme}://")
         return path
 
@@ -108,9 +130,11 @@ class ConnectionSettings(BaseSettings):
         if self.rabbitmq_url is not None:
             return _with_query(self.rabbitmq_url.get_secret_value(), cafile=self.rabbitmq_ca_file)
         user, password = quote(self.rabbitmq_user, safe=""), quote(self.rabbitmq_pass.get_secret_value(), safe="")
-        host = f"[{self.rabbitmq_host}]" if ":" in self.rabbitmq_host else self.rabbitmq_host
+        hosts = [host for piece in self.rabbitmq_host.split(",") if (host := piece.strip())]
+        named = [f"[{host}]" if ":" in host else host for host in hosts]
+        places = ",".join(f"{host}:{self.rabbitmq_port}" for host in named)
         scheme = "amqps" if self.rabbitmq_ca_file else "amqp"
-        return _with_query(f"{scheme}://{user}:{password}@{host}:{self.rabbitmq_port}/", cafile=self.rabbitmq_ca_file)
+        return _with_query(f"{scheme}://{user}:{password}@{places}/", cafile=self.rabbitmq_ca_file)
 
     @property
     def store_url(self) -> str:

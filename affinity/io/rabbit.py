@@ -6,10 +6,17 @@ consumers again. Publishing, control and consuming have channels of their own, s
 
 Publishing has a connection of its own, too. A broker short of memory or disk stops reading from whoever publishes; on
 the same connection it would not hear our acks any more, and never get rid of what it is short of room for.
+
+Of a cluster any node will do, and both connections are to the same one. Each process begins with a node of its own
+choice, so that connections, and the leaders of the queues that are declared over them, are spread; whoever loses its
+node goes on to the next, and stays there.
 """
 
 import asyncio
 import contextlib
+import itertools
+import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import aio_pika
@@ -19,6 +26,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from affinity.errors import BrokerUnavailable
 from affinity.io.rabbit_intake import RabbitIntake
 from affinity.io.rabbit_publisher import RabbitPublisher
+from affinity.io.server_urls import each_host
 from affinity.topology import Topology
 
 log = structlog.get_logger(__name__)
@@ -32,29 +40,39 @@ HEARTBEAT_S = 10
 PUBLISH = "publish"
 """The purpose of the channel that publishes."""
 
+RENEW_EVERY_S = 1.0
+RETIRED_MOST = 12
+"""Old channels that publish nothing new: more of them than a publish may last seconds, so that the oldest is idle."""
+
 BLOCKED_RETRY_S = 5.0
 """When to try again while an alarm lasts: somebody has to make room first."""
 
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 5.0
+"""The pause between two attempts doubles whenever all nodes have been tried in vain, up to this."""
 
 
 class Rabbit:
     """The connections, the publisher and the intakes.
 
     ``name`` is shown in the broker's list of connections. ``open`` returns at once; while the broker is away every
-    call raises ``BrokerUnavailable`` and a task goes on trying.
+    call raises ``BrokerUnavailable`` and a task goes on trying. ``url`` may name several nodes of one cluster.
     """
 
     def __init__(self, url: str, topology: Topology, name: str) -> None:
         self.topology = topology
         self.publisher = RabbitPublisher(self)
-        self._url = url
+        nodes = each_host(url)
+        first = random.randrange(len(nodes))
+        self._nodes = nodes[first:] + nodes[:first]
+        self._node = self._nodes[0]
         self._name = name
         self._connection: AbstractConnection | None = None
         self._publishing: AbstractConnection | None = None
         self._channels: dict[str, AbstractChannel] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._retired: deque[AbstractChannel] = deque()
+        self._renew_at = 0.0
         self._intakes: list[RabbitIntake] = []
         self._task: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -121,12 +139,24 @@ class Rabbit:
                 BLOCKED_RETRY_S,
             )
 
+    async def renew(self, failed: AbstractChannel) -> None:
+        """Have the next publish use a new channel, since a publish on this one was not confirmed.
+
+        A channel that first publishes to a queue while its leader is dead, and no other is elected yet, goes on asking
+        the dead one for ever (seen on 3.10). What is under way on the old channel may end there.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if self._channels.get(PUBLISH) is failed and now_s >= self._renew_at:
+            self._renew_at = now_s + RENEW_EVERY_S
+            self._retired.append(self._channels.pop(PUBLISH))
+            if len(self._retired) > RETIRED_MOST:
+                await _close(self._retired.popleft())
+
     async def drop_channel(self, purpose: str) -> None:
         """Close a purpose's channel, if open."""
         channel = self._channels.pop(purpose, None)
-        if channel is not None and not channel.is_closed:
-            with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
-                await channel.close()
+        if channel is not None:
+            await _close(channel)
 
     @contextlib.asynccontextmanager
     async def scratch(self) -> AsyncIterator[AbstractChannel]:
@@ -152,23 +182,25 @@ class Rabbit:
 
     @property
     def address(self) -> str:
-        """Host and port, without the password."""
-        parts = aio_pika.connection.make_url(self._url)
-        return f"{parts.host}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 5672)}"
+        """Host and port of the node we are connected to, else of all, without the password."""
+        return ", ".join(_address(node) for node in ([self._node] if self._up.is_set() else self._nodes))
 
     async def _supervise(self) -> None:
-        delay_s = RETRY_FIRST_S
-        while True:
+        delay_s, failures = RETRY_FIRST_S, 0
+        for node in itertools.cycle(self._nodes):
+            self._node = node
             try:
                 closed = await self._connect()
-                delay_s = RETRY_FIRST_S
+                delay_s, failures = RETRY_FIRST_S, 0
                 await closed
-                log.warning("broker.lost", address=self.address)
+                log.warning("broker.lost", address=_address(node))
             except (TimeoutError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS, BrokerUnavailable) as error:
-                log.warning("broker.unreachable", address=self.address, error=str(error), retry_s=delay_s)
+                log.warning("broker.unreachable", address=_address(node), error=str(error), retry_s=delay_s)
             await self._drop()
             await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_MOST_S)
+            failures += 1
+            if failures % len(self._nodes) == 0:
+                delay_s = min(delay_s * 2, RETRY_MOST_S)
 
     async def _connect(self) -> asyncio.Future[None]:
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -187,7 +219,7 @@ class Rabbit:
         return closed
 
     async def _dial(self, name: str, on_close: Callable[..., None]) -> AbstractConnection:
-        url = aio_pika.connection.make_url(self._url)
+        url = aio_pika.connection.make_url(self._node)
         connection = await aio_pika.connect(
             url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_S),
             timeout=CONNECT_TIMEOUT_S,
@@ -213,11 +245,23 @@ class Rabbit:
     async def _drop(self) -> None:
         self._up.clear()
         self._channels.clear()
+        self._retired.clear()
         connections = [each for each in (self._publishing, self._connection) if each is not None]
         self._publishing = self._connection = None
         for connection in connections:
             with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_S)
+
+
+async def _close(channel: AbstractChannel) -> None:
+    if not channel.is_closed:
+        with contextlib.suppress(*aio_pika.exceptions.CONNECTION_EXCEPTIONS, asyncio.TimeoutError):
+            await channel.close()
+
+
+def _address(url: str) -> str:
+    parts = aio_pika.connection.make_url(url)
+    return f"{parts.host}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 5672)}"
 
 
 def _is_blocked(connection: AbstractConnection) -> bool:

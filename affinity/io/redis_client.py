@@ -1,7 +1,7 @@
 """One Redis server behind our limits: pool, timeouts, scripts, and the one place where its errors become ours.
 
-A single primary is expected. Sentinel works behind an address that follows the primary (a failover shows as
-``StoreUnavailable`` until it is over). Redis Cluster does not: scripts derive keys from stored fields.
+A single primary is expected: that of a URL, or the one that Sentinels name (a failover shows as ``StoreUnavailable``
+until it is over). Redis Cluster does not work: scripts derive keys from stored fields.
 """
 
 import asyncio
@@ -16,14 +16,16 @@ from typing import Any, cast
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from affinity.errors import AffinityError, InvariantBroken, StoreUnavailable
-from affinity.io.redis_line import closed_is_lost
+from affinity.io.redis_line import NoReplicas, closed_is_lost
+from affinity.io.redis_sentinel import following
 from affinity.io.redis_subscription import heard_on
 from affinity.io.redis_wire import RedisWire
+from affinity.io.server_urls import names_sentinels
 
 Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
 """A registered Lua script: ``await script(keys, args)``; replies are text, whole numbers and lists of them."""
@@ -47,6 +49,7 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "check the user and password in REDIS_URL"),
     (exceptions.NoPermissionError, "give the user of REDIS_URL all commands and the keys of this namespace"),
     (exceptions.OutOfMemoryError, "raise its maxmemory (and keep maxmemory-policy at noeviction)"),
+    (NoReplicas, "start its replicas, or lower its min-replicas-to-write"),
     (exceptions.ReadOnlyError, "it is a replica: point REDIS_URL to the primary"),
     (exceptions.BusyLoadingError, "it is still loading its data: wait"),
     (exceptions.MaxConnectionsError, "raise its maxclients or run fewer processes"),
@@ -75,13 +78,15 @@ HEARTBEAT = Patience(connect_s=0.5, answer_s=1.0, deadline_s=2.0, retries=1)
 
 
 class RedisLink:
-    """A pool of connections to one server. Makes none before its first call; close it at the end."""
+    """A pool of connections to one server, or to whichever server is the primary. Makes none before its first call;
+    close it at the end.
+    """
 
     def __init__(self, url: str, patience: Patience = REQUESTS, connections: int = 32) -> None:
-        """``url`` as ``redis://``, ``rediss://`` or ``unix://``; ``ValueError`` where it is no such URL."""
+        """``url`` as ``redis://``, ``rediss://``, ``unix://``, or with ``+sentinel``; else ``ValueError``."""
         self._patience = patience
-        pool = BlockingConnectionPool.from_url(
-            url,
+        said, self.address = following(url, patience.connect_s) if names_sentinels(url) else _told_by(url)
+        options: dict[str, Any] = dict(
             max_connections=connections,
             # Shorter than the deadline: a call that got a connection in the very instant it is cancelled would lose the
             # cancellation (asyncio.wait_for before Python 3.12) and run for its timeouts once more.
@@ -98,11 +103,10 @@ class RedisLink:
             # A Unix socket knows none, and its connection refuses the option.
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         )
-        where = pool.connection_kwargs
-        self.address = str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
+        pool = BlockingConnectionPool(**{**options, **said})
         self._client = Redis.from_pool(pool)
         # The wire has time-outs and retries of its own.
-        bare = {**where, "socket_timeout": None, "retry": Retry(ExponentialBackoff(), 0)}
+        bare = {**pool.connection_kwargs, "socket_timeout": None, "retry": Retry(ExponentialBackoff(), 0)}
         self._connection = partial(cast(Callable[..., AbstractConnection], pool.connection_class), **bare)
         self._wire = RedisWire(
             self._connection,
@@ -169,6 +173,12 @@ class RedisLink:
         await self._wire.close()
         async with self.guard():
             await self._client.aclose()
+
+
+def _told_by(url: str) -> tuple[dict[str, Any], str]:
+    """What a URL says of its connections, and what to call the server in messages."""
+    where: dict[str, Any] = dict(parse_url(url))
+    return where, str(where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}")
 
 
 def backoff_s(failures: int) -> float:

@@ -17,8 +17,14 @@ from redis.asyncio.connection import AbstractConnection
 CLOSED = "handler is closed"
 """In uvloop's words: the connection was lost a moment ago, and nobody has been told yet."""
 
+NO_REPLICAS = "NOREPLICAS"
+
 _MORE = object()
 """What the reader says while an answer is incomplete."""
+
+
+class NoReplicas(exceptions.ReadOnlyError):
+    """A primary that takes no writes since its replicas have left it: another one may have been made primary."""
 
 
 class RedisLine(asyncio.Protocol):
@@ -38,7 +44,7 @@ class RedisLine(asyncio.Protocol):
         encoding = connection.encoder
         self._reader = Reader(
             protocolError=exceptions.InvalidResponse,
-            replyError=parser.parse_error,
+            replyError=lambda text: _error(parser, text),
             encoding=encoding.encoding,
             errors=encoding.encoding_errors,
             notEnoughData=_MORE,
@@ -114,6 +120,11 @@ def closed_is_lost() -> Iterator[None]:
         if CLOSED not in str(error):
             raise
         raise exceptions.ConnectionError(f"the connection was lost: {error}") from error
+
+
+def _error(parser: Any, text: str) -> Exception:
+    # To the client it is any other error; the connection would be kept, and the same be said of every write.
+    return NoReplicas(text) if text.startswith(NO_REPLICAS) else cast(Exception, parser.parse_error(text))
 
 
 def _nobody(_: exceptions.ConnectionError) -> None:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aio_pika.exceptions import DeliveryError
+from pamqp.commands import Basic
 
 from affinity.errors import BrokerUnavailable
 from affinity.io.rabbit_publisher import IN_FLIGHT, IN_FLIGHT_PER_KEY, RabbitPublisher
@@ -15,12 +17,16 @@ from affinity.topology import Topology
 
 
 class Broker:
-    """Confirms at once, but for routing keys in ``dumb``: those it never does."""
+    """Confirms at once, but for routing keys in ``dumb``: those it never does, and for those in ``lost``: on a channel
+    that was once refused them, it refuses them for ever.
+    """
 
     def __init__(self) -> None:
         self.topology = Topology("t")
         self.address = "fake:0"
         self.dumb: set[str] = set()
+        self.lost: set[str] = set()
+        self.channels = 1
         self.waiting: list[asyncio.Future[None]] = []
 
     async def channel(self, *_: Any, **__: Any) -> Any:
@@ -29,14 +35,19 @@ class Broker:
 
         return SimpleNamespace(get_exchange=get_exchange)
 
+    async def renew(self, _: Any) -> None:
+        self.channels += 1
+
     @contextmanager
     def translated(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except TimeoutError as error:
+        except (TimeoutError, DeliveryError) as error:
             raise BrokerUnavailable(doing) from error
 
     async def publish(self, _: Any, routing_key: str, **__: Any) -> None:
+        if routing_key in self.lost and self.channels == 1:
+            raise DeliveryError(None, Basic.Nack())
         if routing_key in self.dumb:
             confirm = asyncio.get_running_loop().create_future()
             self.waiting.append(confirm)
@@ -88,4 +99,17 @@ async def test_a_queue_that_confirms_again_has_its_room_back(broker: Broker):
     broker.dumb.clear()
     assert await settled(await publish(publisher, "m", 1)) == [None]
     assert await settled(await publish(publisher, "m", IN_FLIGHT)) == [None] * IN_FLIGHT
-    assert publisher._lanes == {}
+    assert publisher._ways == {}
+
+
+async def test_what_was_not_confirmed_is_not_tried_again_on_the_same_channel(broker: Broker):
+    publisher: RabbitPublisher = RabbitPublisher(broker)  # type: ignore[arg-type]
+    broker.lost.add("m")
+    (refused,) = await settled(await publish(publisher, "m", 1))
+    assert isinstance(refused, BrokerUnavailable)
+    assert await settled(await publish(publisher, "m", 1)) == [None]
+    broker.dumb.add("n")
+    unconfirmed = await publish(publisher, "n", 1)
+    broker.time_out()
+    await settled(unconfirmed)
+    assert broker.channels == 3
