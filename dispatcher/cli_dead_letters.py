@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from dispatcher.cli_output import print_json
 from dispatcher.cli_shell import DEFAULT_URL, AsJson, Key, Url, client_of, shell_of
+from dispatcher.cli_text import shown
 from dispatcher.client import Client, Json
 
 TITLES = ("died (UTC)", "id", "model", "code", "worker", "attempts", "why")
@@ -60,9 +60,9 @@ def redrive(
         print_json(out, answer)
         return
     until = f", the last one at {answer['ends_at'][:19]}" if answer["ends_at"] else ""
-    out.print(Text(f"{answer['scheduled']} put back{until}"))
+    out.print(shown(f"{answer['scheduled']} put back{until}"))
     if answer["unknown"]:
-        out.print(Text(f"no dead letters: {', '.join(answer['unknown'])}"))
+        out.print(shown(f"no dead letters: {', '.join(answer['unknown'])}"))
 
 
 def register(app: typer.Typer) -> None:
@@ -87,8 +87,7 @@ def _print(out: Console, page: Json) -> None:
             str(letter["attempts"]) if letter["kind"] == "job" else "",
             letter["error"]["message"][:SHOWN],
         )
-        # Names and reasons come from other people: as Text, what looks like markup in them is only shown.
-        table.add_row(*map(Text, row))
+        table.add_row(*map(shown, row))
     out.print(table)
     if page["cursor"]:
-        out.print(Text(f"more: --cursor {page['cursor']}"))
+        out.print(shown(f"more: --cursor {page['cursor']}"))

@@ -4,11 +4,11 @@ import time
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from dispatcher import cli_output as show
 from dispatcher.cli_orders import LOOK_EVERY_S, TimeoutS
 from dispatcher.cli_shell import DEFAULT_URL, EXIT_NOT_OVER, AsJson, Key, Url, client_of, shell_of
+from dispatcher.cli_text import shown
 from dispatcher.client import Client, Json
 
 Worker = Annotated[str, typer.Argument(help="A worker's id; 'affinity workers' lists them.")]
@@ -66,4 +66,4 @@ def _show(context: typer.Context, answer: Json, as_json: bool) -> None:
     if as_json:
         show.print_json(out, answer)
     else:
-        out.print(Text(answer["detail"]))
+        out.print(shown(answer["detail"]))

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.cli_text import listed, plain, shown
+
 GIB = 1024**3
 
 Json = dict[str, Any]
@@ -31,45 +33,52 @@ def print_job(out: Console, job: Json) -> None:
     """One job: a row for each thing known of it, then its result."""
     table = Table.grid(padding=(0, 2))
     for name in ("id", "model"):
-        table.add_row(name, Text(str(job[name])))
+        table.add_row(name, shown(job[name]))
     table.add_row("state", _state(job))
     for name in ("worker", "start"):
         if job[name] is not None:
-            table.add_row(name, Text(str(job[name])))
+            table.add_row(name, shown(job[name]))
     for name in ("wait_s", "load_s", "exec_s"):
         if job[name] is not None:
             table.add_row(name.removesuffix("_s"), seconds(job[name]))
     if job["error"]:
-        table.add_row("error", Text(f"{job['error']['code']}: {job['error']['message']}"))
+        table.add_row("error", shown(f"{job['error']['code']}: {job['error']['message']}"))
     out.print(table)
     if job["state"] == "succeeded":
-        out.print_json(json.dumps(job["result"]))
+        out.print_json(json.dumps(job["result"]), ensure_ascii=True)
 
 
 def print_explanation(out: Console, answer: Json) -> None:
     """Why a job waits, worker by worker; or where its time went."""
-    out.print(Text.assemble(f"{answer['id']}  ", _state(answer), f"  {answer['summary']}"))
+    out.print(Text.assemble(f"{plain(answer['id'])}  ", _state(answer), f"  {plain(answer['summary'])}"))
     if ran := answer["ran"]:
         parts = ("wait_s", "wait_in_queue_s", "wait_for_load_s", "exec_s", "total_s")
         known = [f"{name.removesuffix('_s').replace('_', ' ')} {seconds(ran[name])}" for name in parts if ran[name]]
-        out.print(Text(f"{', '.join(known)}; attempts {answer['attempts']}, lost {answer['losses']}"))
+        out.print(shown(f"{', '.join(known)}; attempts {answer['attempts']}, lost {answer['losses']}"))
     if waiting := answer["waiting"]:
         decision, eta = waiting["decision"], waiting["eta"]
         by = f" by {decision['worker']}" if decision["worker"] else ""
-        out.print(Text(f"plan: {decision['kind'].replace('_', ' ')}{by}: {decision['reason']}"))
+        out.print(shown(f"plan: {decision['kind'].replace('_', ' ')}{by}: {decision['reason']}"))
         if eta:
             between = f"{seconds(eta['low_s'])} to {seconds(eta['high_s'])}"
             out.print(
-                Text(f"starts in about {seconds(eta['start_in_s'])} ({between}), if {'; '.join(eta['assuming'])}")
+                shown(f"starts in about {seconds(eta['start_in_s'])} ({between}), if {'; '.join(eta['assuming'])}")
             )
         else:
-            out.print(Text(waiting["no_eta"]))
+            out.print(shown(waiting["no_eta"]))
         rows = ((c["worker"], c["standing"].replace("_", " "), c["reason"]) for c in waiting["candidates"])
-        _table(out, ("worker", "standing", "why"), rows)
+        out.print(_table(("worker", "standing", "why"), rows))
 
 
 def print_jobs(out: Console, jobs: Sequence[Json], cursor: str | None) -> None:
     """A page of jobs."""
+    out.print(jobs_table(jobs))
+    if cursor:
+        out.print(shown(f"more: --cursor {cursor}"))
+
+
+def jobs_table(jobs: Sequence[Json]) -> Table:
+    """A row for each."""
     rows = (
         (
             j["created_at"][:19],
@@ -83,9 +92,7 @@ def print_jobs(out: Console, jobs: Sequence[Json], cursor: str | None) -> None:
         )
         for j in jobs
     )
-    _table(out, ("created (UTC)", "id", "model", "state", "start", "worker", "wait", "exec"), rows)
-    if cursor:
-        out.print(Text(f"more: --cursor {cursor}"))
+    return _table(("created (UTC)", "id", "model", "state", "start", "worker", "wait", "exec"), rows)
 
 
 def print_workers(out: Console, workers: Sequence[Json]) -> None:
@@ -97,18 +104,18 @@ def print_workers(out: Console, workers: Sequence[Json]) -> None:
             w["gpu"]["name"],
             f"{gib(w['gpu']['used_bytes'])} of {gib(w['gpu']['total_bytes'])}",
             gib(w["gpu"]["foreign_bytes"]),
-            "\n".join(
+            listed(
                 f"{r['model']} {gib(r['bytes'])} {r['state']}{', pinned' if r['pinned'] else ''}"
                 for r in w["residents"]
             ),
-            *(["\n".join(w["cached"])] if caching else []),
+            *([listed(w["cached"])] if caching else []),
             "draining" if w["draining"] else "busy" if w["busy"] else "idle",
             seconds(w["lease_age_s"]),
         )
         for w in workers
     )
     cached = ["host RAM"] if caching else []  # Where no host keeps anything, a column less leaves room for the others.
-    _table(out, ("worker", "GPU", "VRAM used", "foreign", "residents", *cached, "doing", "seen"), rows)
+    out.print(_table(("worker", "GPU", "VRAM used", "foreign", "residents", *cached, "doing", "seen"), rows))
 
 
 def print_models(out: Console, models: Sequence[Json]) -> None:
@@ -126,33 +133,33 @@ def print_models(out: Console, models: Sequence[Json]) -> None:
         )
         for m in models
     )
-    _table(out, ("model", "runtime", "size", "held by", "pinned", "queued", "depth", "oldest wait"), rows)
+    out.print(_table(("model", "runtime", "size", "held by", "pinned", "queued", "depth", "oldest wait"), rows))
 
 
 def print_asked(out: Console, answer: Json) -> None:
     """What an operator's wish comes to: in a word, then what the plan does for each order."""
-    out.print(Text(answer["detail"]))
+    out.print(shown(answer["detail"]))
     for order in answer["orders"]:
         where = f"order {order['id']}{_on(order)}"
-        out.print(Text(f"{where}: {_outlook(order['outlook'])}" if order["outlook"] else where))
+        out.print(shown(f"{where}: {_outlook(order['outlook'])}" if order["outlook"] else where))
 
 
 def print_ends(out: Console, orders: Sequence[Json]) -> None:
     """How far orders are, or how they ended."""
     for order in orders:
         why = order["reason"] or _outlook(order["outlook"])
-        out.print(Text(f"order {order['id']}{_on(order)} {order['state']}{f': {why}' if why else ''}"))
+        out.print(shown(f"order {order['id']}{_on(order)} {order['state']}{f': {why}' if why else ''}"))
 
 
 def print_pin(out: Console, pin: Json) -> None:
     """Where a model is pinned."""
     if pin["pinned"]:
         how = "by the catalogue" if pin["pinned_by"] == "catalogue" else "by hand"
-        out.print(Text(f"{pin['model']} is pinned on every worker, {how}"))
+        out.print(shown(f"{pin['model']} is pinned on every worker, {how}"))
     elif pin["pinned_on"]:
-        out.print(Text(f"{pin['model']} is pinned on {', '.join(pin['pinned_on'])}"))
+        out.print(shown(f"{pin['model']} is pinned on {', '.join(pin['pinned_on'])}"))
     else:
-        out.print(Text(f"{pin['model']} is not pinned"))
+        out.print(shown(f"{pin['model']} is not pinned"))
 
 
 def gib(size_bytes: int) -> str:
@@ -190,12 +197,11 @@ def _size(model: Json) -> str:
 
 
 def _state(job: Json) -> Text:
-    return Text(job["state"], STATE_STYLES.get(job["state"], ""))
+    return shown(job["state"], STATE_STYLES.get(job["state"], ""))
 
 
-def _table(out: Console, titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
     table = Table(*titles)
     for row in rows:
-        # Names come from other people: as Text, what looks like markup in them is only shown.
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    out.print(table)
+        table.add_row(*(cell if isinstance(cell, Text) else shown(cell) for cell in row))
+    return table

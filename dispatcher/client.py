@@ -14,13 +14,17 @@ Json = dict[str, Any]
 
 
 class Refused(Exception):
-    """The dispatcher answered with a problem. ``code`` is its stable code, ``status`` the HTTP status."""
+    """The dispatcher answered with a problem. ``code`` is its stable code, ``status`` the HTTP status.
 
-    def __init__(self, problem: Mapping[str, Any], status: int) -> None:
+    ``retry_after_s``: it says that it will do then; ``None`` where asking again does not help.
+    """
+
+    def __init__(self, problem: Mapping[str, Any], status: int, retry_after_s: float | None = None) -> None:
         super().__init__(str(problem.get("detail", "no detail")))
         self.problem = dict(problem)
         self.code = str(problem.get("code", f"http_{status}"))
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Unreachable(Exception):
@@ -61,6 +65,15 @@ class Client:
         """A page ``{jobs, cursor}``, newest first."""
         asked = {"state": state, "model": model, "limit": limit, "cursor": cursor}
         return self._ask("GET", "/jobs", params={name: value for name, value in asked.items() if value is not None})
+
+    def accepted(self) -> float | None:
+        """How many jobs this dispatcher has ever accepted, from its metrics; ``None`` where it does not say."""
+        try:
+            lines = self._http.get("/metrics").text.splitlines()
+            counts = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("messages_produced_total{")]
+        except (httpx.HTTPError, ValueError):
+            return None
+        return sum(counts) if counts else None
 
     def workers(self) -> list[Json]:
         """The live workers."""
@@ -133,8 +146,16 @@ class Client:
         except ValueError as error:
             raise Unreachable(f"what answers at {self._url} is no dispatcher: it does not speak JSON") from error
         if not isinstance(answer, dict) or response.is_error:
-            raise Refused(answer if isinstance(answer, dict) else {}, response.status_code)
+            raise Refused(answer if isinstance(answer, dict) else {}, response.status_code, _retry_after_s(response))
         return answer
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Only where it makes sense to ask again; a date, which we never send, counts as a second."""
+    if response.status_code not in {429, 503}:
+        return None
+    said = response.headers.get("Retry-After", "1")
+    return float(said) if said.isdecimal() else 1.0
 
 
 def _quoted(name: str) -> str:
