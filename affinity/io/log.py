@@ -12,7 +12,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-_QUIET = ("aio_pika", "aiormq", "httpx", "httpcore", "uvicorn.access")
+_QUIET = ("aio_pika", "aiormq", "httpx", "httpcore", "urllib3", "uvicorn.access")
 """Libraries whose chatter below a warning repeats what we log ourselves."""
 
 
