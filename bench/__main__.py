@@ -2,12 +2,25 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
-from bench import catalog_command, hoarding, overhead, replay, report, scenarios, simulate, soak, system_test, workload
+from bench import (
+    catalog_command,
+    hoarding,
+    overhead,
+    replay,
+    report,
+    scenarios,
+    simulate,
+    soak,
+    system_test,
+    telemetry,
+    workload,
+)
 from bench.private_system import Addresses, private_system
 from bench.round_trip import CannotMeasure
 
@@ -38,7 +51,25 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return replay.run(options, api_key)
     if options.command == "system-test":
         return system_test.run(options.url, api_key, options.jobs, options.in_flight, Console(highlight=False))
+    if options.telemetry:
+        return _telemetry(options)
     return _overhead(options, environ.get("RABBITMQ_URL"), api_key)
+
+
+def _telemetry(options: argparse.Namespace) -> int:
+    notes = Console(stderr=True, highlight=False)
+    notes.print(f"starting private servers and two systems (about half a minute), then {options.rounds} rounds of 4 s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Else what was started would be left behind.
+    try:
+        found = telemetry.measure(options.rounds)
+    except CannotMeasure as error:
+        notes.print(f"[red]cannot measure:[/red] {error}")
+        return 1
+    if options.json:
+        print(found.as_json())
+    else:
+        telemetry.show(found, Console(highlight=False))
+    return 0
 
 
 def _overhead(options: argparse.Namespace, amqp_url: str | None, api_key: str | None) -> int:
@@ -78,6 +109,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     added.add_argument("--jobs", type=_positive, default=500, help="round trips of each kind (default: 500)")
     added.add_argument("--url", help="a running dispatcher on RABBITMQ_URL's broker (default: start a private system)")
     added.add_argument("--json", action="store_true", help="one JSON object")
+    added.add_argument("--telemetry", action="store_true", help="instead: what metrics and events cost")
+    added.add_argument("--rounds", type=_positive, default=15, help="of 2 s each, with --telemetry (default: 15)")
     simulate.add_parser(commands)
     workload.add_parser(commands)
     catalog_command.add_parser(commands)

@@ -36,8 +36,7 @@ class Addresses:
 @contextmanager
 def private_system(workers: int = 1, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Addresses]:
     """Start it, wait until it is ready, stop it at the end. Raises ``CannotMeasure`` with its last words."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     dropped = {"DISPATCHER_HOST", "AFFINITY_API_KEYS", "WORKER_METRICS_PORT", "RABBITMQ_URL", "REDIS_URL"}
     env = {name: value for name, value in os.environ.items() if name not in dropped}
     env |= {"WORKERS": str(workers), "WORKER_GPU": "simulated", "DISPATCHER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
@@ -54,6 +53,12 @@ def private_system(workers: int = 1, settings: Mapping[str, str] = MappingProxyT
         finally:
             process.terminate()
             process.wait(STOP_TIMEOUT_S)
+
+
+def free_port() -> int:
+    """One that nobody listens on, at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def broker_in(line: str) -> str | None:

@@ -41,6 +41,12 @@ def the_interface_is_documented(api: Api) -> None:
         assert (status := api.call("GET", path).status_code) == 200, f"{path} answered {status}"
 
 
+def the_console_page_is_served(api: Api) -> None:
+    answer = api.call("GET", "/")
+    assert answer.status_code == 200, f"/ answered {answer.status_code}"
+    assert answer.headers["content-type"].startswith("text/html"), f"/ is {answer.headers['content-type']}"
+
+
 def every_worker_shows_its_gpu(api: Api) -> None:
     workers = api.call("GET", "/workers").json()["workers"]
     assert workers, "no worker is left"
@@ -187,6 +193,7 @@ SEEN: tuple[Callable[[Api], None], ...] = (
     the_process_says_it_is_healthy,
     broker_and_store_answer,
     the_interface_is_documented,
+    the_console_page_is_served,
     every_worker_shows_its_gpu,
     the_catalogue_has_echo_and_says_who_holds_what,
     a_model_is_loaded_pinned_and_unloaded_by_hand,
