@@ -1,0 +1,1 @@
+"""Kubernetes manifests for kustomize, what writes their generated part, and what puts an overlay on a cluster."""
