@@ -121,12 +121,21 @@ class WorkerReport:
     @property
     def busy(self) -> bool:
         """True while it runs at least one job."""
-        return any(resident.running for resident in self.residents)
+        # Loops, here and below: planning for a thousand workers asks this all the time, and a generator takes thrice as
+        # long.
+        for resident in self.residents:  # noqa: SIM110
+            if resident.running:
+                return True
+        return False
 
     @property
     def loading(self) -> Residency | None:
         """The resident that is being loaded now, if any."""
-        return next((r for r in self.residents if r.state is ResidencyState.LOADING), None)
+        loading = ResidencyState.LOADING
+        for resident in self.residents:
+            if resident.state is loading:
+                return resident
+        return None
 
     def holds(self, model: str) -> Residency | None:
         """The residency of a model that is ready or loading here."""
@@ -134,6 +143,8 @@ class WorkerReport:
 
     def refuses(self, model: str, now: float) -> Refusal | None:
         """The refusal of that model that is in force."""
+        if not self.refusals:
+            return None
         return next((r for r in self.refusals if r.model == model and r.until > now), None)
 
     def version(self) -> tuple[int, int]:
@@ -170,11 +181,26 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """Queued jobs of one model and tenant (empty: nobody's).
+
+    ``used_s`` are the GPU seconds charged to the tenant, whatever the model, fading with age; ``share`` is its weight.
+    """
+
+    tenant: str
+    queued: int
+    oldest_at: float
+    used_s: float = 0.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """Queued jobs of one model. ``summed_arrival_s`` is the sum of the instants they were queued (epoch seconds).
 
     ``rate`` is the running mean of its arrivals per second. A model that nobody waits for, but that is asked for now
-    and then, has a demand with ``queued`` 0; its ``oldest_at`` means nothing.
+    and then, has a demand with ``queued`` 0; its ``oldest_at`` means nothing. ``lanes`` say whose they are; empty
+    while no tenant's job waits, of any model.
     """
 
     model: str
@@ -182,6 +208,12 @@ class Demand:
     oldest_at: float
     summed_arrival_s: float
     rate: float = 0.0
+    lanes: tuple[Lane, ...] = ()
+
+    @property
+    def has_nobodys(self) -> bool:
+        """Whether some of them are no tenant's, as all are that come without HTTP."""
+        return not self.lanes or any(not lane.tenant for lane in self.lanes)
 
     def summed_wait_s(self, now: float) -> float:
         """Sum over the queued jobs of the time each has waited, in seconds."""

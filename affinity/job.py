@@ -221,7 +221,8 @@ class Outcome:
     """How an attempt ended, as the worker reports it to the store. Exactly one of ``result`` and ``error`` counts.
 
     ``exec_s`` is the time on the GPU, ``load_s`` the part of the wait spent loading the job's model. ``evicted`` are
-    the models that had to leave for that load, and only count for a cold start.
+    the models that had to leave for that load, and only count for a cold start. ``gpu_s`` is what the job's tenant is
+    charged: the job's part of its batch's time; ``None`` where no account is kept.
     """
 
     start: StartKind
@@ -230,6 +231,7 @@ class Outcome:
     result: object = None
     error: JobError | None = None
     evicted: tuple[str, ...] = ()
+    gpu_s: float | None = None
 
     @property
     def state(self) -> JobState:

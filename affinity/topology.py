@@ -8,12 +8,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from affinity.errors import InvariantBroken
-from affinity.job import check_model_name
+from affinity.job import check_model_name, check_tenant
 
 Arguments = Mapping[str, str | int]
 
+OF = "@"
+"""Between model and tenant in the name of a lane; in neither of theirs."""
+
 PERSISTENT = 2
 """AMQP delivery mode of every message we publish."""
+
+
+def lane(model: str, tenant: str) -> str:
+    """Name of a lane, the jobs of one model and tenant: the routing key of its jobs. Of nobody's jobs it is the model.
+
+    Whatever takes a lane takes a model as well.
+    """
+    return f"{model}{OF}{tenant}" if tenant else model
+
+
+def model_in(lane_name: str) -> str:
+    """The model of a lane."""
+    return lane_name.partition(OF)[0]
+
+
+def is_tenants(lane_name: str) -> bool:
+    """Whether a lane is a tenant's."""
+    return OF in lane_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +56,7 @@ class Topology:
 
     @property
     def jobs_exchange(self) -> str:
-        """Topic exchange producers publish to, keyed by model."""
+        """Topic exchange producers publish to, keyed by model; jobs of a tenant by model and tenant (``lane``)."""
         return f"{self.namespace}.jobs"
 
     @property
@@ -84,9 +105,10 @@ class Topology:
             "x-message-ttl": int(wait_s * 1000),
         }
 
-    def model_queue(self, model: str) -> str:
-        """Queue of one model. Declare it for catalogue names only: each becomes an atom in the broker."""
-        return f"{self.namespace}.model.{check_model_name(model)}"
+    def model_queue(self, lane_name: str) -> str:
+        """Queue of one lane. Declare it for catalogue names only: each becomes an atom in the broker."""
+        model, _, tenant = lane_name.partition(OF)
+        return f"{self.namespace}.model.{lane(check_model_name(model), check_tenant(tenant))}"
 
     @property
     def model_queue_arguments(self) -> Arguments:
@@ -100,12 +122,16 @@ class Topology:
             "x-message-ttl": int(self.model_ttl_s * 1000),
         }
 
-    def model_of(self, routing_key: str) -> str:
-        """The model a routing key stands for.
+    def lane_of(self, routing_key: str) -> str:
+        """The lane a routing key stands for.
 
-        A parked job that went back to fallback carries its queue's name as routing key; all others the model's.
+        A parked job that went back to fallback carries its queue's name as routing key; all others the lane's.
         """
         return routing_key.removeprefix(f"{self.namespace}.model.")
+
+    def model_of(self, routing_key: str) -> str:
+        """The model a routing key stands for."""
+        return model_in(self.lane_of(routing_key))
 
     @staticmethod
     def binding_arguments(worker: str) -> Arguments:
@@ -150,9 +176,10 @@ class Keys:
         """Hash model, or ``@`` and a tenant -> how many of its jobs have ever left the queue."""
         return f"{self.namespace}:drained"
 
-    def queued(self, model: str) -> str:
-        """Sorted set: ids of a model's queued jobs that may run now, by the instant they were queued, in ms."""
-        return f"{self.namespace}:waiting:{model}"
+    def queued(self, lane_name: str) -> str:
+        """Sorted set: ids of a model's queued jobs that may run now, by the instant they were queued, in ms; and those
+        of a tenant's lane once more by themselves."""
+        return f"{self.namespace}:waiting:{lane_name}"
 
     @property
     def delayed(self) -> str:
@@ -183,8 +210,23 @@ class Keys:
     @property
     def demand(self) -> str:
         """Hash model -> sum over its queued jobs of the instant queued, in ms (whole numbers, so it stays exact). Jobs
-        that are not to run yet do not count."""
+        that are not to run yet do not count. Those of a tenant's lane stand there once more, under the lane's name."""
         return f"{self.namespace}:demand"
+
+    @property
+    def used(self) -> str:
+        """Hash tenant -> the GPU seconds charged to it: what has not faded yet, when that was, and all there ever were.
+        Empty: nobody's jobs, as far as they ran while tenants' waited."""
+        return f"{self.namespace}:used"
+
+    def charged(self, token: str) -> str:
+        """String with a TTL: a charge that has been made."""
+        return f"{self.namespace}:charged:{token}"
+
+    @property
+    def shares(self) -> str:
+        """Hash tenant -> its share of the GPUs' time, as far as that is not 1."""
+        return f"{self.namespace}:shares"
 
     @property
     def rates(self) -> str:

@@ -298,9 +298,11 @@ def _attempts(fields: Mapping[str, object]) -> int:
     value = fields.get("max_attempts")
     if value is None:
         return DEFAULT_MAX_ATTEMPTS
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_ATTEMPTS:
+    # 3.0 is whole, too: JSON has one kind of number.
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 1 <= cast(float, value) <= MAX_ATTEMPTS:
         raise InvalidInput(f"must be a whole number from 1 to {MAX_ATTEMPTS}", "max_attempts")
-    return value
+    return int(cast(float, value))
 
 
 def _metadata(fields: Mapping[str, object]) -> Mapping[str, object]:

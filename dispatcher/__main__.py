@@ -24,12 +24,15 @@ from affinity.io.events import RedisEventStream
 from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RedisJobStore
 from affinity.io.log import configure_logging
+from affinity.io.otel import TracingUnavailable, open_tracing
 from affinity.io.rabbit import Rabbit
 from affinity.io.redis_client import RedisLink, check_store
 from affinity.topology import Keys, Topology
+from affinity.tracing import Tracing
 from dispatcher.app import create_app
 from dispatcher.services import Services
 from dispatcher.settings import DispatcherSettings
+from dispatcher.tracing import TracedRequests, traced
 from models.catalog import Catalog, default_catalog_path
 
 log = structlog.get_logger("dispatcher")
@@ -62,12 +65,18 @@ def main() -> None:
         catalog = Catalog.load(settings.models_catalog or default_catalog_path())
     except CatalogInvalid as error:
         _refuse_to_start(f"MODELS_CATALOG: {error.message}")
+    try:
+        tracing = open_tracing(settings.otel_exporter_otlp_endpoint, "dispatcher")
+    except TracingUnavailable as error:
+        _refuse_to_start(str(error))
     listener = _listen(settings.dispatcher_host, settings.dispatcher_port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_serve(settings, catalog, listener)))
+        sys.exit(runner.run(_serve(settings, catalog, listener, tracing)))
 
 
-async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socket.socket) -> int:
+async def _serve(
+    settings: DispatcherSettings, catalog: Catalog, listener: socket.socket, tracing: Tracing | None
+) -> int:
     keys = Keys(settings.affinity_namespace)
     link = RedisLink(settings.store_url)
     clock = store_clock(link)
@@ -76,7 +85,7 @@ async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socke
         store=RedisJobStore(link, keys, settings.affinity_retention_s, settings.affinity_max_result_bytes),
         fleet=RedisFleetStore(link, keys),
         events=RedisEventStream(link, keys),
-        publisher=rabbit.publisher,
+        publisher=traced(rabbit.publisher, tracing, clock) if tracing else rabbit.publisher,
         check_store=partial(check_store, link),
         clock=clock,
         catalog=catalog,
@@ -85,11 +94,13 @@ async def _serve(settings: DispatcherSettings, catalog: Catalog, listener: socke
     await rabbit.open()
     keeping = await _keep_time(clock)
     try:
-        return await _listen_and_serve(services, listener)
+        return await _listen_and_serve(services, listener, tracing)
     finally:
         keeping.cancel()
         await rabbit.close()
         await link.close()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
         for number in (signal.SIGTERM, signal.SIGINT):
             # The loop takes its handlers away when it closes; a second signal would then kill us after a clean stop.
             asyncio.get_running_loop().remove_signal_handler(number)
@@ -104,7 +115,7 @@ async def _keep_time(clock: StoreClock) -> asyncio.Task[NoReturn]:
     return asyncio.create_task(clock.keep_aligned(), name="clock")
 
 
-async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
+async def _listen_and_serve(services: Services, listener: socket.socket, tracing: Tracing | None) -> int:
     code = 0
 
     def stop(exit_code: int) -> None:
@@ -118,7 +129,7 @@ async def _listen_and_serve(services: Services, listener: socket.socket) -> int:
     app = create_app(services, on_crash=partial(stop, EXIT_CRASHED))
     server = Server(
         uvicorn.Config(
-            app,
+            TracedRequests(app, tracing, services.clock) if tracing else app,
             log_config=None,
             access_log=False,
             http="httptools",

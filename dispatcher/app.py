@@ -24,9 +24,10 @@ from dispatcher.limits import BodyLimit
 from dispatcher.metrics import DispatcherMetrics, RequestTimer
 from dispatcher.readiness import Watch
 from dispatcher.republish import Republisher
-from dispatcher.routes import dead_letters, events, explain, fleet, health, jobs, metrics, orders, produce
+from dispatcher.routes import console, dead_letters, events, explain, fleet, health, jobs, metrics, orders, produce
 from dispatcher.secure_headers import SecureHeaders
 from dispatcher.services import Dispatcher, Services
+from dispatcher.shares import Shares
 from dispatcher.shortcut import Shortcut
 from dispatcher.submit import Submitter
 from dispatcher.waiting import Settlements
@@ -63,7 +64,7 @@ def create_app(services: Services, on_crash: Callable[[], None] = _nothing) -> F
         lifespan=lambda _: _running(dispatcher, on_crash),
     )
     app.state.dispatcher = dispatcher
-    for routes in (jobs, events, explain, fleet, orders, dead_letters, health, metrics, produce):
+    for routes in (jobs, events, explain, fleet, orders, dead_letters, health, metrics, produce, console):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app, with_keys=dispatcher.keys.asked_for)
@@ -126,6 +127,8 @@ async def _running(dispatcher: Dispatcher, on_crash: Callable[[], None]) -> Asyn
     background.every(WATCH_EVERY_S, Watch(dispatcher.services).look, "watch")
     background.every(LOOK_EVERY_S, dispatcher.backlog.look, "backlog")
     background.every(KEYS_EVERY_S, dispatcher.keys.look, "keys")
+    if dispatcher.keys.asked_for:
+        background.every(KEYS_EVERY_S, Shares(dispatcher.keys, dispatcher.services.store).tell, "shares")
     dispatcher.desk.start(background)
     lag = LoopLag(dispatcher.metrics.lagged)
     lag.start()

@@ -1,4 +1,6 @@
-"""Who asks, and may they. Where keys are set, every route but health and metrics needs one, before the body is read."""
+"""Who asks, and may they. Where keys are set, every route but health, metrics and the console's files needs one, before
+the body is read.
+"""
 
 from typing import cast
 
@@ -11,12 +13,15 @@ from affinity.io.ports import Clock
 from dispatcher.keys import ANYBODY, Caller, KeyRing, Role
 from dispatcher.problems import Forbidden, ProblemResponse
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+
+OPEN_BELOW = "/console/"
+"""The console page is the same for everybody; what it shows comes by other routes, with the key of who looks."""
 
 TENANT_PATHS = frozenset({"/jobs", "/jobs/batch", "/produce", "/batch-produce"})
 """Where tenants may do whatever a route does; and below ``/jobs/``, where each sees its own jobs only."""
 
-TENANT_READS = frozenset({"/", "/models", "/workers", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+TENANT_READS = frozenset({"/models", "/workers", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """What tenants may only look at. All that is in neither list is for operators: a new route is closed until listed."""
 
 _CALLER = "affinity.caller"
@@ -32,7 +37,7 @@ class KeyGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:
+        if scope["type"] == "lifespan" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         caller = self._ring.find(_key_in(Headers(scope=scope)))
@@ -51,6 +56,11 @@ class KeyGate:
         if wait_s := self._ring.wait_s(caller, self._clock.monotonic()):
             return QueueFull(f"tenant {caller.tenant} asks more often than it may: wait, or send batches", wait_s)
         return None
+
+
+def is_open(path: str) -> bool:
+    """Whether it needs no key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_BELOW)
 
 
 def tenant_may(method: str, path: str) -> bool:

@@ -154,7 +154,7 @@ class DeadLetterDesk:
             spec, created_at = job
             life = _life_in(buried)
             became = await self._letters.bury(spec, now if created_at is None else created_at, life, error, now)
-            log.info("letter.seen", job=spec.id, code=error.code, became=became)
+            log.info("letter.seen", job=spec.id, model=spec.model, code=error.code, became=became)
             if became is not Burial.STRANGER:
                 return
         await self._letters.keep(_loose(buried, error, model), now)

@@ -10,7 +10,7 @@ import hmac
 import secrets
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,11 +48,14 @@ class OperatorEntry(_Entry):
 
 
 class TenantEntry(OperatorEntry):
-    """``[[tenant]]`` of the file. ``max_queued`` replaces the setting; no rate: as often as it likes."""
+    """``[[tenant]]`` of the file. ``max_queued`` replaces the setting; no rate: as often as it likes. ``share``: weight
+    of the tenant where several want the GPUs' time at once.
+    """
 
     max_queued: int | None = Field(None, ge=1)
     requests_per_s: float | None = Field(None, gt=0, le=100_000)
     burst: int = Field(50, ge=1, le=1_000_000)
+    share: float = Field(1.0, ge=0.001, le=1000)
 
 
 class KeysFile(BaseModel):
@@ -141,6 +144,16 @@ class KeyRing:
         """Most queued jobs of a tenant."""
         entry = self._tenants.get(tenant)
         return otherwise if entry is None or entry.max_queued is None else entry.max_queued
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """Tenants in the file."""
+        return self._tenants.keys()
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Shares of the tenants whose share is not 1."""
+        return {name: entry.share for name, entry in self._tenants.items() if entry.share != 1.0}
 
     async def look(self) -> None:
         """Read the file again if it has changed."""

@@ -4,10 +4,10 @@ Names are the public contract. The registry is our own: two applications in one 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +26,8 @@ _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 @dataclass(frozen=True, slots=True)
 class StoreGauges:
     """What the store says: by model, by worker, by code. ``unplaceable`` are models in demand that no live GPU can hold
-    or all of them have given up on; ``warnings`` count settings of the store that can lose jobs.
+    or all of them have given up on; ``warnings`` count settings of the store that can lose jobs. ``gpu_s``: GPU seconds
+    charged to each tenant.
     """
 
     queued: Mapping[str, int]
@@ -36,6 +37,7 @@ class StoreGauges:
     workers_up: Mapping[str, bool]
     dead_letters: Mapping[str, int]
     warnings: int = 0
+    gpu_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,12 @@ class _LastScrape(Collector):
             unplaceable = "1 while jobs wait for a model that no live GPU can hold or load, else 0."
             yield self._by_model("model_unplaceable", unplaceable, store.unplaceable, max)
             yield _labelled("dead_letters", "Dead letters, by why they gave up.", "code", store.dead_letters)
+            used = CounterMetricFamily(
+                "affinity_tenant_gpu_seconds", "GPU seconds charged to a tenant, loads included.", labels=["tenant"]
+            )
+            for tenant, seconds in store.gpu_s.items():
+                used.add_metric([tenant], seconds)
+            yield used
             yield _labelled("worker_up", "1 while the worker's lease is held, else 0.", "worker", store.workers_up)
 
     def _by_model(

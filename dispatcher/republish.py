@@ -23,7 +23,7 @@ from affinity.errors import BrokerUnavailable, UnknownJob
 from affinity.fleet import Demand
 from affinity.io.ports import Clock, JobStore, Publisher
 from affinity.job import JobState
-from affinity.topology import Topology
+from affinity.topology import Topology, lane
 from dispatcher.services import Services
 
 log = structlog.get_logger(__name__)
@@ -100,12 +100,12 @@ class Republisher:
 
     async def _look(self, demand: Demand, in_fallback: int, most: int) -> int:
         model = demand.model
-        ready = await self._publisher.depth(self._topology.model_queue(model)) or 0
-        missing = min(demand.queued - ready - in_fallback, COPIES_AT_ONCE)
+        lacking = await self._lacking(demand)
+        missing = min(sum(lacking.values()) - in_fallback, COPIES_AT_ONCE)
         before = self._suspected.pop(model, None)
         if missing <= 0:
             return 0
-        ids = await self._store.strays.queued(model, missing)
+        ids = [job for name, n in lacking.items() for job in await self._store.strays.queued(name, min(n, missing))]
         if before is None:
             self._suspected[model] = _Suspicion(self._clock.now(), frozenset(ids))
             return 0
@@ -116,6 +116,16 @@ class Republisher:
             # Perhaps of this queue only. The others shall not wait for it.
             log.warning("republish.failed", model=model, error=error.message)
             return 0
+
+    async def _lacking(self, demand: Demand) -> Mapping[str, int]:
+        """By lane, how many more jobs are queued than its queue has messages."""
+        lanes = {lane(demand.model, one.tenant): one.queued for one in demand.lanes} or {demand.model: demand.queued}
+        lacking = {}
+        for name, queued in lanes.items():
+            ready = await self._publisher.depth(self._topology.model_queue(name)) or 0
+            if queued > ready:
+                lacking[name] = queued - ready
+        return lacking
 
     async def _publish(self, job_id: str) -> bool:
         try:

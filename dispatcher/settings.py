@@ -32,7 +32,7 @@ class DispatcherSettings(ConnectionSettings):
     )
     affinity_api_keys: SecretStr | None = Field(
         None,
-        description="Comma-separated keys of operators. Where set, every route but health and metrics needs a key.",
+        description="Comma-separated keys of operators. Where set, all but health, metrics and console files need one.",
     )
     affinity_api_keys_file: FilePath | None = Field(
         None,

@@ -72,7 +72,7 @@ class Submitter:
         self._on_refused = on_refused
         self._bounds = bounds
         self._backlog = backlog
-        self._later: dict[str, asyncio.TimerHandle] = {}
+        self._later: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._marks: set[asyncio.Task[None]] = set()
 
     async def check(self, spec: JobSpec) -> None:
@@ -117,7 +117,7 @@ class Submitter:
         """``submit``, and tell the store at once."""
         submission = await self.submit(spec)
         if submission.unmarked:
-            await self._mark(submission.job.id)
+            await self._mark(submission.job)
         return submission
 
     def mark_later(self, submission: Submission) -> None:
@@ -128,12 +128,13 @@ class Submitter:
         """
         job_id = submission.job.id
         if submission.unmarked and job_id not in self._later:
-            self._later[job_id] = asyncio.get_running_loop().call_later(MARK_AFTER_S, self._mark_now, job_id)
+            timer = asyncio.get_running_loop().call_later(MARK_AFTER_S, self._mark_now, job_id)
+            self._later[job_id] = timer, submission.job
 
     def ended(self, job_id: str) -> None:
         """The job is over, and with that out of the outbox."""
-        if timer := self._later.pop(job_id, None):
-            timer.cancel()
+        if later := self._later.pop(job_id, None):
+            later[0].cancel()
 
     async def submit_all(self, specs: Sequence[JobSpec | AffinityError]) -> list[Submission | AffinityError]:
         """Accept or refuse each by itself; answers in order. What is an error already is passed through."""
@@ -172,28 +173,29 @@ class Submitter:
         try:
             await self._publisher.publish(job.spec, job.created_at)
         except BrokerUnavailable:
-            if await self._withdrawn(job.id):
+            if await self._withdrawn(job):
                 raise
             # A worker has it already, or a second request under this id got it through: it is accepted.
-            log.info("job.published_after_all", job=job.id)
+            log.info("job.published_after_all", job=job.id, model=job.spec.model)
 
-    async def _withdrawn(self, job_id: str) -> bool:
+    async def _withdrawn(self, job: Job) -> bool:
         try:
-            return await self._store.withdraw(job_id)
+            return await self._store.withdraw(job.id)
         except StoreUnavailable:
             # Both are away. The record stays in the outbox, so the job runs later although the client was told no.
-            log.warning("job.not_withdrawn", job=job_id)
+            log.warning("job.not_withdrawn", job=job.id, model=job.spec.model)
             return True
 
     def _mark_now(self, job_id: str) -> None:
-        self._later.pop(job_id).cancel()
-        task = asyncio.create_task(self._mark(job_id))
+        timer, job = self._later.pop(job_id)
+        timer.cancel()
+        task = asyncio.create_task(self._mark(job))
         self._marks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self._marks.discard)
 
-    async def _mark(self, job_id: str) -> None:
+    async def _mark(self, job: Job) -> None:
         try:
-            await self._store.published(job_id)
+            await self._store.published(job.id)
         except Overloaded as error:
             # The broker has it, so it runs; the sweep will publish a second copy, which is dropped, and mark it.
-            log.warning("job.not_marked", job=job_id, code=error.code)
+            log.warning("job.not_marked", job=job.id, model=job.spec.model, code=error.code)

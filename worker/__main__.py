@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,9 +22,11 @@ from affinity.io.fleet_store import RedisFleetStore
 from affinity.io.job_store import RedisJobStore
 from affinity.io.log import configure_logging
 from affinity.io.loop_lag import LoopLag
+from affinity.io.otel import TracingUnavailable, open_tracing
 from affinity.io.rabbit import Rabbit
 from affinity.io.redis_client import HEARTBEAT, RedisLink
 from affinity.topology import Keys, Topology
+from affinity.tracing import Tracing
 from models.catalog import Catalog, default_catalog_path
 from models.labels import model_labels
 from worker.executor import Executor
@@ -34,6 +37,7 @@ from worker.metrics import WorkerMetrics
 from worker.runtime import Worker
 from worker.services import Identity, Services, Timing
 from worker.settings import WorkerSettings, executor_environment, worker_ids
+from worker.vitals import Vitals
 
 log = structlog.get_logger("worker")
 
@@ -53,14 +57,18 @@ class Links:
 class Process:
     """The workers of this process, their start and their stop."""
 
-    def __init__(self, settings: WorkerSettings, catalog: Catalog, probe: GpuProbe) -> None:
+    def __init__(
+        self, settings: WorkerSettings, catalog: Catalog, probe: GpuProbe, tracing: Tracing | None = None
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._probe = probe
+        self._tracing = tracing
         self._keys = Keys(settings.affinity_namespace)
         self._topology = Topology(settings.affinity_namespace)
         self._metrics = WorkerMetrics(model_labels(catalog, settings.affinity_metrics_models))
         self._workers: dict[str, Worker] = {}
+        self._vitals: dict[str, Vitals] = {}
         self._stopping = asyncio.Event()
         self._asked_to_stop = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,7 +86,8 @@ class Process:
             rabbit=Rabbit(settings.broker_url, self._topology, f"worker {settings.worker_id}"),
             clock=store_clock(heartbeat),
         )
-        server = MetricsServer(self._metrics, settings.worker_metrics_host, settings.worker_metrics_port, self._health)
+        where = settings.worker_metrics_host, settings.worker_metrics_port
+        server = MetricsServer(self._metrics, *where, self._health, self._stuck)
         await server.start()
         await links.rabbit.open()
         log.info("worker.starts", worker=settings.worker_id, metrics=server.url)
@@ -98,6 +107,8 @@ class Process:
                 with contextlib.suppress(StoreUnavailable):
                     await link.close()
             await server.stop()
+            if self._tracing:
+                await asyncio.to_thread(self._tracing.close)
             self._probe.close()
             log.info("worker.stopped", worker=settings.worker_id)
 
@@ -120,7 +131,7 @@ class Process:
         identity = Identity(name, self._settings.worker_id, epoch, f"{url}/metrics")
         services = self._services(device, identity, links, fleet)
         worker = Worker(services, await read_gpu(services))
-        self._workers[name] = worker
+        self._workers[name], self._vitals[name] = worker, services.vitals
         if self._stopping.is_set():
             worker.stop()
         try:
@@ -175,7 +186,15 @@ class Process:
             intake=links.rabbit.intake(identity.worker),
             clock=links.clock,
             metrics=self._metrics,
+            tracing=self._tracing,
         )
+
+    def _stuck(self) -> dict[str, str]:
+        if self._stopping.is_set():  # Whoever has asked for that waits for the end of the process, and no longer.
+            return {}
+        now, heartbeat_s = time.monotonic(), self._settings.worker_heartbeat_s  # What StoreClock.monotonic() is.
+        found = {name: vitals.stuck(now, heartbeat_s) for name, vitals in self._vitals.items()}
+        return {name: why for name, why in found.items() if why}
 
     def _health(self) -> tuple[bool, dict[str, object]]:
         return not self._stopping.is_set(), {"workers": sorted(self._workers)}
@@ -187,11 +206,12 @@ def main() -> int:
     configure_logging(settings.log_level, "worker")
     try:
         catalog = Catalog.load(settings.models_catalog or default_catalog_path())
-    except CatalogInvalid as error:
-        print(error.message, file=sys.stderr)
+        tracing = open_tracing(settings.otel_exporter_otlp_endpoint, "worker")
+    except (CatalogInvalid, TracingUnavailable) as error:
+        print(error, file=sys.stderr)
         return EXIT_BAD_SETTINGS
     try:
-        process = Process(settings, catalog, open_probe(settings))
+        process = Process(settings, catalog, open_probe(settings), tracing)
         for number in (signal.SIGTERM, signal.SIGINT):
             # Not the loop's own handlers: those are gone once it is closed, and a second signal would then kill us.
             signal.signal(number, lambda *_: process.ask_to_stop())

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import structlog
 
-from affinity.errors import StoreUnavailable
+from affinity.errors import StoreUnavailable, UnknownJob
 from affinity.job import Attempt
 from worker.services import Services
 
@@ -24,6 +24,7 @@ async def give_back_strays(services: Services, under_way: Container[str]) -> Non
             if token not in under_way:
                 attempt = Attempt(job_id, token, identity.worker, identity.epoch)
                 if await services.store.give_back(attempt, None, False, services.clock.now()):
-                    log.warning("job.astray", job=job_id, reason="it does not run here")
-    except StoreUnavailable as error:
+                    model = (await services.store.get(job_id)).spec.model
+                    log.warning("job.astray", job=job_id, model=model, reason="it does not run here")
+    except (StoreUnavailable, UnknownJob) as error:
         log.warning("strays.unasked", error=error.message)

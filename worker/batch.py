@@ -27,12 +27,13 @@ from affinity.errors import (
 )
 from affinity.io.ports import Delivery, Verdict
 from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome, StartKind, rung_below
+from affinity.tracing import QUEUED_AT, TraceContext
 from affinity.wire import decode_message
 from models.catalog import ModelEntry
-from worker import faults
+from worker import attempt_ends, faults
 from worker.dead_letters import DeadLetters
 from worker.executor import BatchReply
-from worker.holding import HOLD_S, Holding
+from worker.holding import HOLD_S, Holding, apart
 from worker.services import Services
 from worker.tasks import Tasks
 
@@ -69,7 +70,8 @@ class LoadBefore:
 class Batch:
     """Jobs of one model that run together. ``load`` is there for the first batch after its load. ``early``: they run
     while the store is being asked (``starting``) which of them may. ``cancelled`` are the ids of those that have been
-    since; ``stop_at`` is when the batch is stopped for it, by the clock that never runs backwards.
+    since; ``stop_at`` is when the batch is stopped for it, by the clock that never runs backwards. ``shared``: tenants'
+    jobs wait as well, so that nobody's are charged too; ``ran_s`` is what there is to charge.
     """
 
     entry: ModelEntry
@@ -77,6 +79,8 @@ class Batch:
     load: LoadBefore | None
     started_at: float
     early: bool = False
+    shared: bool = False
+    ran_s: float = 0.0
     starting: asyncio.Task[None] | None = None
     limit: asyncio.Timeout | None = None
     cancelled: frozenset[str] = frozenset()
@@ -97,6 +101,10 @@ class Batch:
     def limit_s(self, spec: JobSpec) -> float:
         """How long that job may run."""
         return self.entry.timeout_s if spec.timeout_s is None else spec.timeout_s
+
+    def charged_s(self, started: Started) -> float | None:
+        """What the tenant of one of its jobs is charged: its part."""
+        return self.ran_s / len(self.jobs) if self.shared or started.job.spec.tenant else None
 
     def fault_of(self, started: Started, error: AffinityError) -> AffinityError:
         """What ended the batch, as it is held against one of its jobs."""
@@ -130,7 +138,7 @@ class BatchRunner:
     async def read(self, deliveries: Sequence[Delivery]) -> list[Started]:
         """The jobs in these deliveries, for a batch that is ``early``. What cannot be read is buried."""
         jobs = []
-        deliveries = await self._apart(deliveries)
+        deliveries = await apart(deliveries)
         now = self._services.clock.now()
         identity = self._services.identity
         for delivery in deliveries:
@@ -144,19 +152,6 @@ class BatchRunner:
             jobs.append(Started(delivery, attempt, job))
             self.under_way[attempt.token] = jobs[-1]
         return jobs
-
-    @staticmethod
-    async def _apart(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Without those that are to run alone, or the first of these where it comes first. The rest is handed back, and
-        next again.
-        """
-        if len(deliveries) < 2 or not any(delivery.alone for delivery in deliveries):
-            return deliveries
-        kept = deliveries[:1] if deliveries[0].alone else [d for d in deliveries if not d.alone]
-        for delivery in deliveries:
-            if delivery not in kept:
-                await delivery.requeue()
-        return kept
 
     async def _ask(self, jobs: Sequence[Started]) -> None:
         """Ask the store which of them may start. The others' deliveries are settled or held."""
@@ -203,8 +198,10 @@ class BatchRunner:
         What came out of a job that the store did not let start is dropped: it is nobody's result.
         """
         if isinstance(reply, AffinityError):
+            batch.ran_s = self._services.clock.now() - batch.started_at
             settling = [self._settle_one(batch, s, batch.fault_of(s, reply), 0.0, None) for s in batch.jobs]
         else:
+            batch.ran_s = reply.exec_s
             # The first of them caused the load; the others found the model there.
             causes = [batch.load, *[None] * (len(batch.jobs) - 1)]
             results = zip(batch.jobs, reply.results, causes, strict=True)
@@ -223,7 +220,8 @@ class BatchRunner:
                 await self._services.store.give_back(started.attempt, None, False, self._services.clock.now())
             except StoreUnavailable as error:
                 # The lease runs out with us; the next worker that gets the delivery takes the job over then.
-                log.warning("hand_back.unrecorded", job=started.job.id, error=error.message)
+                job = started.job
+                log.warning("hand_back.unrecorded", job=job.id, model=job.spec.model, error=error.message)
             await started.delivery.requeue()
 
     async def let_go(self, jobs: Sequence[Started]) -> None:
@@ -275,7 +273,7 @@ class BatchRunner:
                 stranger = Job(started.job.spec, JobState.QUEUED, started.job.created_at)
                 self._tasks.spawn(self.letters.bury(delivery, conflict, stranger), "bury")
             case _:
-                log.info("delivery.dropped", job=job.id, state=job.state)
+                log.info("delivery.dropped", job=job.id, model=job.spec.model, state=job.state)
                 await delivery.ack()
 
     async def _settle_one(
@@ -296,10 +294,11 @@ class BatchRunner:
             result=None if error else result,
             error=error,
             evicted=load.evicted if load else (),
+            gpu_s=batch.charged_s(started),
         )
         owned = await self._finish(batch, started, outcome)
         if owned:
-            self._count(batch, started, outcome)
+            attempt_ends.settled(self._services, batch, started, outcome)
         if not started.in_hand:
             return
         started.in_hand = False
@@ -336,7 +335,7 @@ class BatchRunner:
             over = job.state.terminal
             if job.state is JobState.CANCELLED:
                 self._services.metrics.cancelled(job.spec.model, "stopped" if stopped else "ran_out")
-        log.info("attempt.disowned", job=started.job.id, over=over)
+        log.info("attempt.disowned", job=started.job.id, model=started.job.spec.model, over=over)
         await (started.delivery.ack() if over else started.delivery.requeue())
 
     async def _insist(self, what: str, started: Started, call: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -350,13 +349,12 @@ class BatchRunner:
                 return answer
             except StoreUnavailable as error:
                 self.holding.store.failed()
-                log.warning("store.awaited", what=what, job=started.job.id, error=error.message)
+                job = started.job
+                log.warning("store.awaited", what=what, job=job.id, model=job.spec.model, error=error.message)
                 await asyncio.sleep(HOLD_S)
 
     async def _retry(self, batch: Batch, started: Started, error: Transient) -> None:
-        self._services.metrics.failed(batch.entry.name, error.code)
-        self._services.metrics.retried(batch.entry.name, error.code)
-        log.info("job.retry", job=started.job.id, model=batch.entry.name, code=error.code)
+        attempt_ends.retried(self._services, batch, started, error)
         noted = JobError(error.code, error.message)
         wait_s = faults.wait_s(started.job, error, int(started.attempt.token, 16), self._services.clock.now())
         owned = await self._insist(
@@ -369,6 +367,7 @@ class BatchRunner:
                 self._services.clock.now(),
                 wait_s,
                 died=faults.executor_died(error),
+                gpu_s=batch.charged_s(started),
             ),
         )
         if not owned:
@@ -378,21 +377,19 @@ class BatchRunner:
         else:
             await started.delivery.requeue()
 
+    def _waiting_trace(self, delivery: Delivery) -> TraceContext:
+        traced = self._services.tracing is not None  # Else what a foreign client sent just goes on.
+        return {**delivery.trace, QUEUED_AT: repr(self._services.clock.now())} if traced else delivery.trace
+
     async def _delay(self, delivery: Delivery, job: Job, wait_s: float, alone: bool) -> None:
         """The broker is to bring the job again later. Until it has confirmed that, this delivery is the only copy."""
         try:
-            await self._services.publisher.delay(job.spec, job.created_at, wait_s, alone or delivery.alone)
+            await self._services.publisher.delay(
+                job.spec, job.created_at, wait_s, alone or delivery.alone, self._waiting_trace(delivery)
+            )
         except BrokerUnavailable as error:
-            log.warning("delay.held", job=job.id, error=error.message)
+            log.warning("delay.held", job=job.id, model=job.spec.model, error=error.message)
             self.holding.wait_for(self.holding.broker, delivery)
         else:
             self.holding.broker.back()
             await delivery.ack()
-
-    def _count(self, batch: Batch, started: Started, outcome: Outcome) -> None:
-        metrics, name = self._services.metrics, batch.entry.name
-        if outcome.error:
-            metrics.failed(name, outcome.error.code)
-            metrics.gave_up(name, outcome.error.code)
-        wait_s = max(0.0, batch.started_at - started.job.created_at)
-        metrics.served(name, outcome.start, wait_s, outcome.load_s, outcome.exec_s)

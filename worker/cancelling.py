@@ -10,7 +10,7 @@ import structlog
 
 from affinity.errors import StoreUnavailable
 from worker.batch import Batch
-from worker.events import Cancelled, WorkerEvent
+from worker.events import Cancelled, Hinted, WorkerEvent
 from worker.learning import Learning
 from worker.services import Services
 from worker.state import GpuState
@@ -59,6 +59,11 @@ class Cancelling:
         if batch and (job_id is None or any(started.job.id == job_id for started in batch.jobs)):
             self._tasks.spawn(self._ask(batch), "cancelled?")
 
+    async def hear(self) -> None:
+        """The hints, as they come, for ever: a job of ours was cancelled, or else demand or residency changed."""
+        async for cancelled in self._services.fleet.wakes():
+            self._post(Hinted(cancelled))
+
     def heard(self, batch: Batch | None, event: Cancelled) -> None:
         """Some were."""
         if batch is None or batch is not event.batch or batch.cancelled >= event.job_ids:
@@ -70,7 +75,8 @@ class Cancelling:
         cost_s = self._restart_s() + sum(facts[model].on(gpu).load_s for model in self._state.residents)
         after_s = stop_after_s(elapsed_s, facts[batch.entry.name].on(gpu).exec_s, cost_s, others)
         batch.stop_at = self._services.clock.monotonic() + after_s - elapsed_s
-        log.info("batch.cancelled", jobs=sorted(event.job_ids), others=others, stops_in_s=round(after_s - elapsed_s, 3))
+        ids, stops_in_s = sorted(event.job_ids), round(after_s - elapsed_s, 3)
+        log.info("batch.cancelled", jobs=ids, model=batch.entry.name, others=others, stops_in_s=stops_in_s)
 
     def stop_due(self, batch: Batch | None) -> None:
         """Stop the batch if it is time."""

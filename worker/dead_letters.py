@@ -26,7 +26,7 @@ class DeadLetters:
         try:
             await self._bury(delivery, error, job)
         except BrokerUnavailable as unavailable:
-            log.warning("letter.handed_back", code=error.code, error=unavailable.message)
+            log.warning("letter.handed_back", **_names(delivery, job), code=error.code, error=unavailable.message)
             await delivery.requeue()
 
     async def bury_failed(self, delivery: Delivery, error: AffinityError | JobError, job: Job) -> None:
@@ -38,7 +38,7 @@ class DeadLetters:
                 await self._bury(delivery, error, job)
                 return
             except BrokerUnavailable as unavailable:
-                log.warning("letter.held", code=error.code, error=unavailable.message)
+                log.warning("letter.held", **_names(delivery, job), code=error.code, error=unavailable.message)
                 await asyncio.sleep(INSIST_EVERY_S)
 
     async def _bury(self, delivery: Delivery, error: AffinityError | JobError, job: Job | None) -> None:
@@ -52,5 +52,10 @@ class DeadLetters:
             headers={LIFE_HEADER: str(job.life)} if job else {},
         )
         await self._services.publisher.bury(letter)
-        log.warning("delivery.dead", code=error.code, model=letter.model, message_id=delivery.message_id)
+        log.warning("delivery.dead", **_names(delivery, job), code=error.code, message_id=delivery.message_id)
         await delivery.ack()
+
+
+def _names(delivery: Delivery, job: Job | None) -> dict[str, str]:
+    """For a line of the log. What cannot be read has only the model it was sent to."""
+    return {"job": job.id, "model": job.spec.model} if job else {"model": delivery.routing_key}

@@ -7,6 +7,7 @@ held goes back at once.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from affinity.io.ports import Clock, Delivery
@@ -79,3 +80,16 @@ class Holding:
             await delivery.requeue()
 
         self._tasks.spawn(later(), "hold")
+
+
+async def apart(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    """Without those that are to run alone, or the first of these where it comes first. The rest is handed back, and
+    next again.
+    """
+    if len(deliveries) < 2 or not any(delivery.alone for delivery in deliveries):
+        return deliveries
+    kept = deliveries[:1] if deliveries[0].alone else [d for d in deliveries if not d.alone]
+    for delivery in deliveries:
+        if delivery not in kept:
+            await delivery.requeue()
+    return kept

@@ -1,12 +1,13 @@
 """Deliveries in hand that no batch has started yet, and the consumers that bring them."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
 from affinity.errors import BrokerUnavailable
 from affinity.io.ports import Arrival, Delivery
+from affinity.topology import OF, is_tenants, lane, model_in
 from worker.events import Arrived, WorkerEvent
 from worker.services import Services
 
@@ -14,7 +15,9 @@ log = structlog.get_logger(__name__)
 
 
 class Intray:
-    """At most one unstarted delivery per resident. Where the broker is away, wishes are kept and applied later."""
+    """At most one unstarted delivery per resident, and per lane of it that is bound. Where the broker is away, wishes
+    are kept and applied later.
+    """
 
     def __init__(self, services: Services, post: Callable[[WorkerEvent], None]) -> None:
         self._services = services
@@ -37,17 +40,22 @@ class Intray:
         """Deliveries in hand."""
         return sum(map(len, self._in_hand.values()))
 
-    def expects(self, model: str) -> bool:
-        """True while a consumer runs on that model's queue."""
-        return model in self._armed
+    @property
+    def shared(self) -> bool:
+        """True while consumers run on tenants' lanes."""
+        return any(map(is_tenants, self._armed))
+
+    def expects(self, lane_name: str) -> bool:
+        """True while a consumer runs on that lane's queue."""
+        return lane_name in self._armed
 
     def unheard(self, models: Iterable[str]) -> list[str]:
-        """Those of these whose jobs no consumer brings."""
-        return [model for model in models if model not in self._armed]
+        """Those of these whose jobs no consumer brings, or not those of each lane that is bound."""
+        return [model for model in models if not self._armed.issuperset(self._lanes_of(model))]
 
-    def put(self, model: str, delivery: Delivery) -> None:
+    def put(self, lane_name: str, delivery: Delivery) -> None:
         """Keep a delivery that a consumer brought."""
-        self._in_hand.setdefault(model, deque()).append(delivery)
+        self._in_hand.setdefault(model_in(lane_name), deque()).append(delivery)
 
     def first(self, but: Collection[str] = ()) -> str | None:
         """The model whose delivery has been in hand longest, but none of these."""
@@ -73,20 +81,59 @@ class Intray:
                 log.warning("backlog.unasked", model=model, error=error.message)
         return taken
 
+    async def gather_lanes(
+        self, model: str, wanted: Sequence[tuple[str, int]], most: int
+    ) -> tuple[list[Delivery], set[str]]:
+        """So many of each of these tenants' lanes, in that order, in hand or from the backlog; and the tenants who had
+        fewer. What those lack is looked for in the model's own queue, up to ``most`` in all: there lie jobs that came
+        without HTTP and name a tenant.
+        """
+        taken: list[Delivery] = []
+        short: set[str] = set()
+        try:
+            for tenant, count in wanted:
+                got = await self._gather_lane(lane(model, tenant), count, taken)
+                if got < count:
+                    short.add(tenant)
+            if short and "" not in short and len(taken) < most:
+                await self._gather_lane(model, most - len(taken), taken)
+        except BrokerUnavailable as error:
+            if not taken:
+                raise
+            log.warning("backlog.unasked", model=model, error=error.message)
+        return taken, short
+
+    async def _gather_lane(self, lane_name: str, most: int, into: list[Delivery]) -> int:
+        before = len(into)
+        into.extend(self._pop_lane(lane_name, most))
+        if (lacking := before + most - len(into)) > 0:
+            into.extend(await self._services.intake.take(lane_name, lacking))
+        return len(into) - before
+
+    def _pop_lane(self, lane_name: str, most: int) -> list[Delivery]:
+        lane_of, model = self._services.topology.lane_of, model_in(lane_name)
+        held = self._in_hand.get(model, deque())
+        taken = [delivery for delivery in held if lane_of(delivery.routing_key) == lane_name][:most]
+        for delivery in taken:
+            held.remove(delivery)
+        if not held:
+            self._in_hand.pop(model, None)
+        return taken
+
     async def arm(self, models: Iterable[str]) -> None:
-        """Run a consumer on each of these."""
-        for model in models:
-            if model in self._armed:
+        """Run a consumer on the queue of each of these, and on those of its lanes that are bound."""
+        for name in (name for model in models for name in self._lanes_of(model)):
+            if name in self._armed:
                 continue
-            self._armed.add(model)
+            self._armed.add(name)
             try:
-                await self._services.intake.arm(model, 1, self._arrival(model))
+                await self._services.intake.arm(name, 1, self._arrival(name))
             except BrokerUnavailable as error:
-                log.warning("arm.later", model=model, error=error.message)
+                log.warning("arm.later", model=name, error=error.message)
 
     async def disarm(self) -> None:
         """Stop all consumers and hand back what they brought."""
-        for model in sorted(self._armed | self._in_hand.keys()):
+        for model in sorted({*map(model_in, self._armed), *self._in_hand}):
             await self.retire(model)
 
     async def hand_back(self, model: str) -> None:
@@ -97,11 +144,11 @@ class Intray:
             await delivery.requeue()
 
     def dropped(self, model: str) -> None:
-        """Its consumer is about to be stopped: what it still brings is not for us."""
-        self._armed.discard(model)
+        """Its consumers are about to be stopped: what they still bring is not for us."""
+        self._armed = {name for name in self._armed if name != model and not name.startswith(model + OF)}
 
     async def retire(self, model: str) -> None:
-        """Stop its consumer, then hand back what it brought: the other way round it would be brought again."""
+        """Stop its consumers, then hand back what they brought: the other way round it would be brought again."""
         self.dropped(model)
         try:
             await self._services.intake.disarm(model)
@@ -109,8 +156,13 @@ class Intray:
             log.warning("disarm.incomplete", model=model, error=error.message)
         await self.hand_back(model)
 
-    def _arrival(self, model: str) -> Arrival:
+    def _lanes_of(self, model: str) -> list[str]:
+        """The model itself, and its lanes that are bound."""
+        lanes = self._services.intake.lanes
+        return [model, *sorted(name for name in lanes if name.startswith(model + OF))] if lanes else [model]
+
+    def _arrival(self, lane_name: str) -> Arrival:
         async def arrived(delivery: Delivery) -> None:
-            self._post(Arrived(model, delivery))
+            self._post(Arrived(lane_name, delivery))
 
         return arrived

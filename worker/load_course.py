@@ -4,14 +4,15 @@ Every method is synchronous and is called by the loop alone; what takes time is 
 event. At most one load is under way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import structlog
 
 from affinity.errors import AffinityError, BrokerUnavailable, LoadTimeout, OutOfVram, StoreUnavailable
-from affinity.fleet import ResidencyState
+from affinity.fleet import Demand, ResidencyState
 from affinity.policy import Load
+from affinity.policy.shares import cause
 from worker.batch import LoadBefore
 from worker.events import CalledOff, Claimed, Cleared, Fetched, Left, LoadFault
 from worker.intray import Intray
@@ -47,6 +48,7 @@ class LoadCourse:
         executor_stopped: Callable[[str], None],
     ) -> None:
         self.current: Load | None = None
+        self._tenant: str | None = None
         self.unserved: dict[str, LoadBefore] = {}
         self._resume_at = 0.0
         self._services = services
@@ -72,9 +74,9 @@ class LoadCourse:
         """Models that have to go for the load under way."""
         return self.current.victims if self.current else ()
 
-    def begin(self, load: Load) -> None:
-        """Carry out a decision of the plan."""
-        self.current = load
+    def begin(self, load: Load, demand: Collection[Demand] = ()) -> None:
+        """Carry out a decision of the plan. Whoever has the job that it is for, by this demand, is charged for it."""
+        self.current, self._tenant = load, cause(demand, load.model)
         log.info("load.decided", model=load.model, victims=load.victims, reason=load.reason)
         self._loads.spawn(self._loader.claim(load), "claim")
 
@@ -123,6 +125,8 @@ class LoadCourse:
         footprint_bytes = self._learning.footprint_bytes(load.model)
         self._state.loaded(load.model, footprint_bytes, self._services.clock.now())
         self.unserved[load.model] = LoadBefore(event.load_s, load.victims)
+        if self._tenant is not None:
+            self._tasks.spawn(self._charge(self._tenant, event.load_s), "charge")
         cause = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
         self._services.metrics.loaded(worker, load.model, event.tier, cause, event.load_s)
         self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}", tier=event.tier)
@@ -203,6 +207,12 @@ class LoadCourse:
     async def _leave(self, model: str) -> None:
         await self._intray.retire(model)
         await self._loader.leave(model)
+
+    async def _charge(self, tenant: str, load_s: float) -> None:
+        try:
+            await self._services.store.charge(tenant, load_s)
+        except StoreUnavailable as error:
+            log.warning("load.not_charged", tenant=tenant, load_s=load_s, error=error.message)
 
     async def _publish_and_wake(self) -> None:
         await self._reporter.publish()

@@ -51,6 +51,7 @@ from worker.events import (
 )
 from worker.hoarding import BACKLOG_S, STOP_AFTER_S, ahead_after_s, hand_first, stop_after_s
 from worker.intray import Intray
+from worker.lanes import Lanes
 from worker.learning import Learning
 from worker.load_course import LoadCourse
 from worker.loading import Loader
@@ -90,7 +91,8 @@ class Worker:
             services, self._state, self._course, self._intray, self._loader, self._reporter, self._tasks
         )
         self._draining = Draining(*parts, self._course, self._restarts, self._sorter, self._tasks)
-        self._choosing = Choosing(services, self._state, self._learning, self._intray, self._course, self._draining)
+        self._lanes = Lanes(services, self._reporter, self._tasks, self._events.put_nowait)
+        self._choosing = Choosing(*parts[:4], self._course, self._draining, self._lanes)
         self._cancelling = Cancelling(
             services, self._state, self._learning, self._tasks, self._events.put_nowait, lambda: self._restarts.cost_s
         )
@@ -119,7 +121,7 @@ class Worker:
         self._abandoned = False
         self._dry = False
         self._fresh = False
-        self._lookout = Lookout(services.clock)
+        self._lookout = Lookout(services.clock, services.vitals)
         self._unmet = self._looked_running = False
 
     async def run(self) -> None:
@@ -135,7 +137,7 @@ class Worker:
         await self._reporter.publish()
         await self._membership.note("worker.joined", gpu=services.device.name)
         self._tasks.spawn(self._reporter.beat(), "beat")
-        self._tasks.spawn(self._hear_hints(), "hints")
+        self._tasks.spawn(self._cancelling.hear(), "hints")
         with contextlib.suppress(BrokerUnavailable):  # The wish is kept: it is applied once the broker is there.
             if not drained:
                 await self._draining.take_in()
@@ -178,10 +180,9 @@ class Worker:
             waits.append(self._draining.left_s)
         if self._batch and self._batch.stop_at is not None:
             waits.append(self._batch.stop_at - now)
-        if self._batch and self._intray.holding and not self._lookout.paused:
-            waits.append(self._disarm_at - now)
-        if self._batch and self._ahead_at is not None and not self._lookout.paused:
-            waits.append(self._ahead_at - now)
+        if self._batch and not self._lookout.paused:
+            waits += [self._disarm_at - now] if self._intray.holding else []
+            waits += [] if self._ahead_at is None else [self._ahead_at - now]
         return max(0.0, min(waits)) if waits else None
 
     def _arrived(self, event: Arrived) -> None:
@@ -204,7 +205,7 @@ class Worker:
         self._cancelling.ask(self._batch)
         self._tasks.spawn(give_back_strays(self._services, self._batches.under_way), "strays")
         if self._batch:
-            idle = [model for model in self._state.ready_models() if model != self._batch.entry.name]
+            idle = [m for m in self._state.ready_models() if self._lanes.shared or m != self._batch.entry.name]
             self._tasks.spawn(self._sorter.count_all_strangers(idle), "strangers")
 
     def _ran(self, event: Ran) -> None:
@@ -298,7 +299,9 @@ class Worker:
 
     def _hand_first(self) -> bool:
         model, unheard = self._choosing.first_in_hand(), self._intray.unheard(self._choosing.serving())
-        return model is not None and (self._ahead or hand_first(self._services.catalog.get(model).max_batch, unheard))
+        if model is None or self._ahead or self._intray.shared:  # Tenants take turns.
+            return bool(model and self._ahead)
+        return hand_first(self._services.catalog.get(model).max_batch, unheard)
 
     async def _fetch_ahead(self) -> None:
         """Have the next batch in hand when the one that runs ends; handed back if it runs on for longer."""
@@ -324,7 +327,7 @@ class Worker:
         load = self._course.unserved.pop(model, None)
         self._state.started(model, len(started), now)
         self._services.metrics.batch_began(self._services.identity.worker, model, cold=load is not None)
-        self._batch = Batch(entry, started, load, now, early)
+        self._batch = Batch(entry, started, load, now, early, self._lanes.shared)
         began_at, ahead_s = self._services.clock.monotonic(), ahead_after_s(mean_exec_s)
         self._disarm_at = began_at + stop_after_s(mean_exec_s)
         self._ahead, self._ahead_at = False, None if ahead_s is None else began_at + ahead_s
@@ -357,6 +360,7 @@ class Worker:
         sighting, demand = await asyncio.gather(self._services.fleet.sighting(), self._services.store.demand())
         self._batches.holding.store.back()
         self._choosing.seen = demand if self._batch is None else ()
+        self._dry = not self._choosing.unheard(demand) and self._dry
         worker = self._services.identity.worker
         await self._draining.heed(worker in sighting.view.drains)
         self._by_hand.heed(sighting.view)
@@ -373,15 +377,11 @@ class Worker:
         self._draining.proceed(view, made, demand)
         self._by_hand.carry_out(made, view, self._learning.facts)
         if self._able and self._course.may_begin and (load := made.load(worker)):
-            self._course.begin(load)
-
-    async def _hear_hints(self) -> None:
-        async for cancelled in self._services.fleet.wakes():
-            self._events.put_nowait(Hinted(cancelled))
+            self._course.begin(load, demand)
 
     def _report(self) -> WorkerReport:
         report = self._state.report(self._services.clock.now(), self._services.executor.cached.models)
-        return replace(report, owed=tuple(sorted(self._services.intake.owed)))
+        return replace(report, owed=tuple(sorted(self._services.intake.owed | self._lanes.bindings)))
 
     def _fail(self, error: BaseException) -> None:
         self._failed = self._failed or error

@@ -1,14 +1,16 @@
 """What one worker stands on: the outside world behind its ports, and the knobs of its loop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from affinity.io.event_port import EventStream
 from affinity.io.ports import Clock, FleetStore, Intake, JobStore, Publisher
 from affinity.topology import Topology
+from affinity.tracing import Tracing
 from models.catalog import Catalog
 from worker.executor import Executor
 from worker.gpu import GpuDevice, GpuProbe
 from worker.metrics import WorkerMetrics
+from worker.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a worker needs from outside. ``heartbeat`` is a fleet store whose client has short timeouts."""
+    """Everything a worker needs from outside. ``heartbeat`` is a fleet store whose client has short timeouts. Without
+    ``tracing`` nothing is told of a job's way.
+    """
 
     identity: Identity
     timing: Timing
@@ -51,3 +55,5 @@ class Services:
     intake: Intake
     clock: Clock
     metrics: WorkerMetrics
+    tracing: Tracing | None = None
+    vitals: Vitals = field(default_factory=Vitals)

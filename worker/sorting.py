@@ -20,6 +20,7 @@ from affinity.errors import (
 )
 from affinity.io.ports import Delivery
 from affinity.job import Job, JobError
+from affinity.topology import lane
 from worker.batch import BatchRunner
 from worker.services import Services
 from worker.tasks import Tasks
@@ -49,8 +50,9 @@ class Sorter:
         try:
             if not await fleet.claim(model, identity.worker, self._services.timing.lease_s):
                 return
-            while await self._each(model, GIVE_UP_STEP, partial(self._give_up_one, error=error)):
-                pass
+            for name in [model, *await self._lanes_of(model)]:
+                while await self._each(name, GIVE_UP_STEP, partial(self._give_up_one, error=error)):
+                    pass
             await fleet.release(model, identity.worker)
         except (StoreUnavailable, BrokerUnavailable) as unavailable:
             log.warning("give_up.incomplete", model=model, code=unavailable.code, error=unavailable.message)
@@ -60,12 +62,17 @@ class Sorter:
         await self._each(model, STRANGERS_STEP, self._count_stranger)
 
     async def count_all_strangers(self, models: Iterable[str]) -> None:
-        """The same for each of these that nobody is known to ask for. Where a store or broker is away, not now."""
+        """The same for each of these that nobody but tenants is known to ask for: while they take turns, what runs
+        has strangers too that nobody sees. Where a store or broker is away, not now."""
         with suppress(StoreUnavailable, BrokerUnavailable):
-            known = {demand.model for demand in await self._services.store.demand()}
+            known = {demand.model for demand in await self._services.store.demand() if demand.has_nobodys}
             for model in models:
                 if model not in known:
                     await self.count_strangers(model)
+
+    async def _lanes_of(self, model: str) -> list[str]:
+        demand = await self._services.store.demand()
+        return [lane(model, one.tenant) for each in demand if each.model == model for one in each.lanes if one.tenant]
 
     async def _each(self, model: str, most: int, look: Callable[[Delivery], Awaitable[None]]) -> int:
         """Take deliveries and look at each; those not looked at when one cannot be are handed back. Says how many."""
@@ -131,7 +138,7 @@ class Sorter:
             await self._fail(delivery, job, JobError(error.code, error.message))
             return
         # Also where the job is running: this copy is the one that survives its worker.
-        await self._services.publisher.park(job.spec, job.created_at, delivery.alone)
+        await self._services.publisher.park(job.spec, job.created_at, delivery.alone, delivery.trace)
         self._batches.holding.broker.back()
         await delivery.ack()
         with suppress(StoreUnavailable):  # Only a hint: every worker looks once per heartbeat anyway.

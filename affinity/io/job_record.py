@@ -13,7 +13,9 @@ from math import exp
 from typing import Any, cast
 
 from affinity.errors import InvalidInput, JobFailed, PayloadTooLarge
+from affinity.fleet import Demand, Lane
 from affinity.job import Job, JobError, JobSpec, JobState, Life, Outcome, StartKind
+from affinity.topology import OF, is_tenants, model_in
 from affinity.wire import dumps, loads, spec_to_json
 
 _PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
@@ -21,6 +23,10 @@ _PLACE = re.compile(r"(\d{1,16}) ([A-Za-z0-9._:\-]{1,128})\Z")
 RATE_TAU_S = 3000.0
 """Time constant of a model's arrival rate. Long against a residency, so that what is asked for now and then is told
 from what is asked for once; short against a day's changes."""
+
+USED_TAU_S = 120.0
+"""Time constant with which a tenant's GPU seconds fade. Long against a load, so that who caused one pays for it; short
+enough that who has used much while nobody else came waits for a minute and a half at most, not for hours."""
 
 LEAST_SEEN_S = 1.0
 """A rate is not extrapolated from less than this."""
@@ -109,6 +115,39 @@ def decode_rates(flat: Sequence[str], now_s: float) -> dict[str, float]:
         rate, at = map(float, text.split())
         rates[model] = rate * exp((at - now_s) / RATE_TAU_S) / (1.0 - exp(-seen_s / RATE_TAU_S))
     return {model: rate for model, rate in rates.items() if rate * RATE_TAU_S >= NEGLIGIBLE}
+
+
+def decode_demand(rows: Sequence[Sequence[Any]]) -> list[Demand]:
+    """The answer of ``demand.lua``, by model name. Whose jobs they are is said only where some are a tenant's."""
+    by_lane = {row[0]: row for row in rows if row[0]}
+    now_s, used, shares = next((row[1:] for row in rows if not row[0]), (0.0, (), ()))
+    accounts = {tenant: faded_s(text, float(now_s)) for tenant, text in zip(used[::2], used[1::2], strict=True)}
+    weights = {tenant: float(share) for tenant, share in zip(shares[::2], shares[1::2], strict=True)}
+
+    def lane_of(tenant: str, queued: int, oldest_ms: str) -> Lane:
+        return Lane(tenant, queued, float(oldest_ms) / 1000, accounts.get(tenant, 0.0), weights.get(tenant, 1.0))
+
+    lanes: dict[str, list[Lane]] = {}
+    for name, queued, oldest, _ in by_lane.values():
+        if is_tenants(name):
+            lanes.setdefault(model_in(name), []).append(lane_of(name.partition(OF)[2], queued, oldest))
+    found = []
+    for model, queued, oldest, total in by_lane.values():
+        if is_tenants(model):
+            continue
+        own = lanes.get(model, [])
+        others = queued - sum(lane.queued for lane in own)
+        if lanes and others > 0:
+            own = [*own, lane_of("", others, oldest)]
+        shown = tuple(sorted(own, key=lambda lane: lane.tenant))
+        found.append(Demand(model, queued, float(oldest) / 1000, int(total) / 1000, lanes=shown))
+    return sorted(found, key=lambda demand: demand.model)
+
+
+def faded_s(account: str, now_s: float) -> float:
+    """What is left by now of the seconds in an account, as ``charge`` in ``record.lua`` keeps it."""
+    used, at, _ = map(float, account.split())
+    return used * exp((at - now_s) / USED_TAU_S)
 
 
 def waited(created_at: float, started_at: float | None) -> float | None:

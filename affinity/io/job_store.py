@@ -21,6 +21,9 @@ from affinity.topology import Keys
 RETENTION_S = 86400.0
 MAX_RESULT_BYTES = 8 * 1024**2
 
+CHARGED_MS = "60000"
+"""How long a charge that was made is known, in ms: longer than the client repeats a command."""
+
 PAGE_BYTES = 16 * 1024**2
 """A page ends early past this: 500 results of the largest size would not fit into a dispatcher."""
 
@@ -56,6 +59,8 @@ class RedisJobStore:
         self._start = self._script("start")
         self._finish = self._script("finish")
         self._give_back = self._script("give_back")
+        self._charge = self._script("charge")
+        self._shares = link.script(lua("shares"))
         self._reclaim = self._script("reclaim")
         self._demand = link.script(lua("demand"))
         self._page = link.script(lua("page"))
@@ -154,7 +159,7 @@ class RedisJobStore:
         outcome, result = record.encode_outcome(outcome, self._max_result_bytes)
         times = [outcome.start, repr(float(outcome.load_s)), repr(float(outcome.exec_s))]
         args = [attempt.job_id, attempt.token, outcome.state, self._retention_ms, *times, result]
-        args += [*record.encode_error(outcome.error), *record.encode_load(outcome)]
+        args += [*record.encode_error(outcome.error), _seconds(outcome.gpu_s), *record.encode_load(outcome)]
         return bool(await self._finish(self._shared_keys, self._args(now, *args)))
 
     async def give_back(
@@ -165,10 +170,11 @@ class RedisJobStore:
         now: float,
         wait_s: float = 0.0,
         died: bool = False,
+        gpu_s: float | None = None,
     ) -> bool:
         """See the port. The error stays in the record as ``last_error``; a queued job shows none."""
         mode = "attempt" if uses_attempt else "loss" if error else "neither"
-        later = [repr(float(now + wait_s)) if wait_s else "", "1" if died else ""]
+        later = [repr(float(now + wait_s)) if wait_s else "", "1" if died else "", _seconds(gpu_s)]
         args = self._args(now, attempt.job_id, attempt.token, mode, *record.encode_error(error), *later)
         return bool(await self._give_back(self._shared_keys, args))
 
@@ -179,10 +185,21 @@ class RedisJobStore:
     async def demand(self) -> Sequence[Demand]:
         """See the port."""
         rows = await self._demand([self._keys.demand, self._keys.delayed], [self._keys.prefix])
-        return sorted(
-            (Demand(model, queued, float(oldest) / 1000, int(total) / 1000) for model, queued, oldest, total in rows),
-            key=lambda demand: demand.model,
-        )
+        return record.decode_demand(rows)
+
+    async def charge(self, tenant: str, gpu_s: float) -> None:
+        """See the port."""
+        await self._charge(self._shared_keys, self._args(0.0, _nonce(), tenant, repr(gpu_s), CHARGED_MS))
+
+    async def set_shares(self, shares: Mapping[str, float]) -> None:
+        """See the port."""
+        flat = [text for tenant in sorted(shares) for text in (tenant, repr(float(shares[tenant])))]
+        await self._shares([self._keys.shares], flat)
+
+    async def gpu_seconds(self) -> Mapping[str, float]:
+        """See the port."""
+        flat = await self._link.call("HGETALL", self._keys.used)
+        return {tenant: float(text.split()[2]) for tenant, text in zip(flat[::2], flat[1::2], strict=True)}
 
     async def position(self, job_id: str, model: str) -> int | None:
         """See the port."""
@@ -219,6 +236,7 @@ def prelude() -> str:
     """What every job script begins with: rules that are written down once, here in Lua."""
     constants = {
         "RATE_TAU_S": record.RATE_TAU_S,
+        "USED_TAU_S": record.USED_TAU_S,
         "DUE_SLACK_S": DUE_SLACK_S,
         "LETTER_RETENTION_S": LETTER_RETENTION_S,
     }
@@ -235,6 +253,10 @@ def full(spec: JobSpec, bound: str, queued: int) -> QueueFull:
     """The refusal of a job that would go over a bound."""
     whose = {"tenant": f"tenant {spec.tenant}", "model": f"model {spec.model}", "all": "all models together"}[bound]
     return QueueFull(f"{queued} jobs of {whose} are queued, and no more may be: wait until some have run", bound=bound)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else repr(float(seconds))
 
 
 def _nonce() -> str:

@@ -10,10 +10,12 @@ from enum import StrEnum
 from typing import Protocol
 
 from affinity.fleet import Demand, FleetView, Measurement, WorkerReport
+from affinity.io.accounts import Accounts
 from affinity.io.letters import LetterStore
 from affinity.io.strays import StrayStore
 from affinity.job import Attempt, Job, JobError, JobSpec, JobState, Outcome
 from affinity.orders import Order, OrderState
+from affinity.tracing import NO_TRACE, TraceContext
 
 
 class Clock(Protocol):
@@ -86,7 +88,7 @@ class StartAnswer:
     job: Job
 
 
-class JobStore(Protocol):
+class JobStore(Accounts, Protocol):
     """Job records, their indexes, the outbox and the demand. Terminal transitions happen once; the first one wins.
 
     ``letters`` are the jobs among them that failed, and other dead letters; ``strays`` helps to find what got lost.
@@ -153,12 +155,13 @@ class JobStore(Protocol):
         now: float,
         wait_s: float = 0.0,
         died: bool = False,
+        gpu_s: float | None = None,
     ) -> bool:
         """Running -> queued, if this attempt still owns the job; false otherwise.
 
         ``uses_attempt`` false takes the attempt back (a loss is counted instead when there is an ``error``; a plain
         hand-back of a stopping worker, without one, counts as neither). For ``wait_s`` it may not be started, and is no
-        demand. ``died``: its executor did, under it.
+        demand. ``died``: its executor did, under it. ``gpu_s``: what its tenant is charged all the same.
         """
 
     async def reclaim(self, worker: str, now: float) -> int:
@@ -171,7 +174,10 @@ class JobStore(Protocol):
         """Queued -> failed: the job gives up before it starts. False if it is not queued (any more)."""
 
     async def demand(self) -> Sequence[Demand]:
-        """Queued jobs that may run now per model, by model name; models without any are left out. Without rates."""
+        """Queued jobs that may run now per model, by model name; models without any are left out. Without rates.
+
+        While any are a tenant's: with their lanes, and so with what each tenant has used.
+        """
 
     async def drained(self) -> Mapping[str, int]:
         """How many jobs have ever left the queue, by model, and by ``@`` and tenant."""
@@ -276,6 +282,10 @@ class Delivery(Protocol):
     alone: bool
     """True if its job is to run by itself: an executor was lost with it, and others shall not be."""
 
+    @property
+    def trace(self) -> TraceContext:
+        """The trace its job belongs to, where it came with one."""
+
     async def ack(self) -> None:
         """Settled: the broker may forget it."""
 
@@ -316,13 +326,15 @@ class Publisher(Protocol):
     """Confirmed publishing. Returning means the broker has the message on disk; ``BrokerUnavailable`` means it may
     have it or not: ids are idempotent, so publish again."""
 
-    async def publish(self, spec: JobSpec, created_at: float) -> None:
-        """To the jobs exchange: to whoever holds the model, else to fallback."""
+    async def publish(self, spec: JobSpec, created_at: float, trace: TraceContext = NO_TRACE) -> None:
+        """To the jobs exchange: to whoever holds the model, else to fallback; ``trace`` comes along."""
 
-    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False, trace: TraceContext = NO_TRACE) -> None:
         """Straight into the model's queue (declared if need be)."""
 
-    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+    async def delay(
+        self, spec: JobSpec, created_at: float, wait_s: float, alone: bool, trace: TraceContext = NO_TRACE
+    ) -> None:
         """To the jobs exchange, but only after a wait, one of ``job.RUNGS_S``: until then the broker keeps it."""
 
     async def publish_raw(self, body: bytes, routing_key: str, message_id: str | None) -> None:
@@ -345,7 +357,14 @@ class Publisher(Protocol):
 
 
 class Intake(Protocol):
-    """One worker's consuming side. State is *desired*: after a reconnect bindings and consumers are re-applied."""
+    """One worker's consuming side. State is *desired*: after a reconnect bindings and consumers are re-applied.
+
+    Where a model stands, a lane (``topology.lane``) may stand as well. What ends for a model ends for all its lanes.
+    """
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """Tenants' lanes that are bound."""
 
     @property
     def owed(self) -> frozenset[str]:
@@ -370,7 +389,7 @@ class Intake(Protocol):
         """Stop it."""
 
     async def take(self, model: str, most: int) -> Sequence[Delivery]:
-        """Up to ``most`` waiting deliveries, at once, without a consumer."""
+        """Up to ``most`` waiting deliveries, at once, without a consumer. A tenant's lane need not be bound."""
 
     async def close(self) -> None:
         """Close the channel; what was not settled goes back to its queue."""

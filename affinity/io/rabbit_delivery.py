@@ -8,6 +8,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from affinity.errors import InvariantBroken
 from affinity.io.rabbit_publisher import ALONE_HEADER, PARKED_HEADER, RETRY_HEADER
+from affinity.tracing import TraceContext, context_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,11 @@ class RabbitDelivery:
         self.alone = ALONE_HEADER in headers
         self._message = message
         self._settled = False
+
+    @property
+    def trace(self) -> TraceContext:
+        """See the port."""
+        return context_in(self._message.headers)
 
     async def ack(self) -> None:
         """The broker may forget the message."""

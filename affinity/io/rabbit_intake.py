@@ -13,6 +13,7 @@ from pamqp.commands import Basic
 from affinity.errors import BrokerUnavailable
 from affinity.io.ports import Arrival, Delivery
 from affinity.io.rabbit_delivery import RabbitDelivery
+from affinity.topology import OF, is_tenants
 
 if TYPE_CHECKING:
     from affinity.io.rabbit import Rabbit
@@ -51,6 +52,11 @@ class RabbitIntake:
         self._lock = asyncio.Lock()
 
     @property
+    def lanes(self) -> frozenset[str]:
+        """Tenants' lanes that are bound."""
+        return frozenset(filter(is_tenants, self._bound))
+
+    @property
     def owed(self) -> frozenset[str]:
         """Models whose binding is yet to be removed."""
         return frozenset(self._owed)
@@ -63,19 +69,23 @@ class RabbitIntake:
             await self._bind(model)
 
     async def unbind(self, model: str) -> None:
-        """Withdraw the wish and the binding; where the broker is away, the binding goes on reconnect."""
-        self._bound.discard(model)
-        self._owed.add(model)
+        """Withdraw the wish and the binding, those of its lanes too; where the broker is away, they go on reconnect."""
+        names = [model, *sorted(name for name in self._bound if name.startswith(model + OF))]
+        self._bound.difference_update(names)
+        self._owed.update(names)
         async with self._lock:
-            await self._unbind(model)
+            for name in names:
+                await self._unbind(name)
 
     async def arm(self, model: str, prefetch: int, arrival: Arrival) -> None:
         """Start a consumer on the model's queue."""
         await self._start(self._rabbit.topology.model_queue(model), _Consumer(prefetch, arrival))
 
     async def disarm(self, model: str) -> None:
-        """Stop the model's consumer."""
-        await self._stop(self._rabbit.topology.model_queue(model))
+        """Stop the model's consumer, and those of its lanes."""
+        queue = self._rabbit.topology.model_queue(model)
+        for name in [queue, *(name for name in list(self._consumers) if name.startswith(queue + OF))]:
+            await self._stop(name)
 
     async def consume_fallback(self, prefetch: int, arrival: Arrival) -> None:
         """Start the consumer on fallback."""
@@ -88,6 +98,8 @@ class RabbitIntake:
     async def take(self, model: str, most: int) -> Sequence[Delivery]:
         """Up to ``most`` waiting deliveries by ``basic.get``."""
         taken: list[Delivery] = []
+        if is_tenants(model):  # It has jobs before anybody has bound it.
+            await self._rabbit.publisher.declare_once(model)
         with self._rabbit.translated("taking deliveries"):
             # A channel of its own: a queue that is gone closes it, and must not take the consumers along.
             channel = await self._rabbit.channel(f"take {self._worker}")

@@ -13,7 +13,8 @@ from affinity.errors import BrokerUnavailable
 from affinity.io.ports import DeadLetter
 from affinity.io.rabbit_buried import RabbitBuried
 from affinity.job import JobSpec
-from affinity.topology import PERSISTENT
+from affinity.topology import PERSISTENT, lane
+from affinity.tracing import NO_TRACE, TraceContext
 from affinity.wire import encode_message
 
 if TYPE_CHECKING:
@@ -45,19 +46,19 @@ class RabbitPublisher:
         self._rabbit = rabbit
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._declared: set[str] = set()
-        self._lanes: dict[str, _Lane] = {}
+        self._ways: dict[str, _Way] = {}
 
-    async def publish(self, spec: JobSpec, created_at: float) -> None:
-        """To the jobs exchange, keyed by model; unbound models go to fallback by the alternate exchange."""
-        message = _message(encode_message(spec, created_at), spec.id, {})
-        await self._send(self._rabbit.topology.jobs_exchange, spec.model, message)
+    async def publish(self, spec: JobSpec, created_at: float, trace: TraceContext = NO_TRACE) -> None:
+        """To the jobs exchange, keyed by lane; what nobody has bound goes to fallback by the alternate exchange."""
+        message = _message(encode_message(spec, created_at), spec.id, {**trace})
+        await self._send(self._rabbit.topology.jobs_exchange, lane(spec.model, spec.tenant), message)
 
-    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
-        """Into the model's queue. Headers of earlier trips (``x-death`` ...) are not carried over."""
-        queue = self._rabbit.topology.model_queue(spec.model)
-        if queue not in self._declared:
-            await self.declare_model_queue(spec.model)
-        message = _message(encode_message(spec, created_at), spec.id, {PARKED_HEADER: 1, **_again(alone)})
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False, trace: TraceContext = NO_TRACE) -> None:
+        """Into its lane's queue. Headers of earlier trips (``x-death`` ...) are not carried over."""
+        name = lane(spec.model, spec.tenant)
+        queue = self._rabbit.topology.model_queue(name)
+        await self.declare_once(name)
+        message = _message(encode_message(spec, created_at), spec.id, {**trace, PARKED_HEADER: 1, **_again(alone)})
         try:
             await self._send("", queue, message)
         except BrokerUnavailable:
@@ -65,18 +66,20 @@ class RabbitPublisher:
             self._declared.discard(queue)
             raise
 
-    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+    async def delay(
+        self, spec: JobSpec, created_at: float, wait_s: float, alone: bool, trace: TraceContext = NO_TRACE
+    ) -> None:
         """Into a queue from which the broker itself sends it on to the jobs exchange when its time is over.
 
-        It keeps the model as routing key, and begins without a past: with the headers of earlier trips (``x-death``)
+        It keeps the lane as routing key, and begins without a past: with the headers of earlier trips (``x-death``)
         the broker might take it for one that goes round in circles.
         """
         name = self._rabbit.topology.retry(wait_s)
         if name not in self._declared:
             await self._declare_retry(name, wait_s)
-        message = _message(encode_message(spec, created_at), spec.id, {RETRY_HEADER: 1, **_again(alone)})
+        message = _message(encode_message(spec, created_at), spec.id, {**trace, RETRY_HEADER: 1, **_again(alone)})
         try:
-            await self._send(name, spec.model, message)
+            await self._send(name, lane(spec.model, spec.tenant), message)
         except BrokerUnavailable:
             self._declared.discard(name)
             raise
@@ -146,6 +149,11 @@ class RabbitPublisher:
             await channel.declare_queue(queue, durable=True, arguments=arguments, timeout=PUBLISH_TIMEOUT_S)
         self._declared.add(queue)
 
+    async def declare_once(self, model: str) -> None:
+        """``declare_model_queue``, unless that has been done."""
+        if self._rabbit.topology.model_queue(model) not in self._declared:
+            await self.declare_model_queue(model)
+
     async def _declare_retry(self, name: str, wait_s: float) -> None:
         """Each wait has an exchange, which takes any routing key, and one queue behind it."""
         with self._rabbit.translated("declaring a retry queue"):
@@ -159,26 +167,30 @@ class RabbitPublisher:
         self._declared.add(name)
 
     async def _send(self, exchange: str, routing_key: str, message: aio_pika.Message) -> None:
-        # One lane for each queue it may end in: a wait or the dead letters are one for all models.
+        # One way for each queue it may end in: a wait or the dead letters are one for all models.
         name = routing_key if exchange in ("", self._rabbit.topology.jobs_exchange) else exchange
-        lane = self._lanes.setdefault(name, _Lane())
-        lane.users += 1
+        way = self._ways.setdefault(name, _Way())
+        way.users += 1
         try:
             with self._rabbit.translated("publishing"):
-                self._refuse_if_dumb(lane, lane.users > 1, name)
-                async with lane.slots:
-                    self._refuse_if_dumb(lane, lane.flying > 0, name)
+                self._refuse_if_dumb(way, way.users > 1, name)
+                async with way.slots:
+                    self._refuse_if_dumb(way, way.flying > 0, name)
                     async with self._slots:
                         channel = await self._rabbit.channel("publish", on_return_raises=True)
                         target = await _exchange(channel, exchange)
-                        await lane.publish(target, message, routing_key)
+                        try:
+                            await way.publish(target, message, routing_key)
+                        except (TimeoutError, aio_pika.exceptions.DeliveryError):
+                            await self._rabbit.renew(channel)
+                            raise
         finally:
-            lane.users -= 1
-            if not (lane.users or lane.dumb):
-                del self._lanes[name]
+            way.users -= 1
+            if not (way.users or way.dumb):
+                del self._ways[name]
 
-    def _refuse_if_dumb(self, lane: "_Lane", tried: bool, routing_key: str) -> None:
-        if lane.dumb and tried:
+    def _refuse_if_dumb(self, way: "_Way", tried: bool, routing_key: str) -> None:
+        if way.dumb and tried:
             raise BrokerUnavailable(
                 f"RabbitMQ ({self._rabbit.address}) does not confirm what is published for {routing_key}, but may "
                 "confirm other jobs: see docs/reliability.md, Known limits"
@@ -186,7 +198,7 @@ class RabbitPublisher:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _Way:
     """Publishes under one routing key. ``dumb``: one was not confirmed in time, and none has been since."""
 
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT_PER_KEY))

@@ -15,7 +15,7 @@ class StrayStore(Protocol):
         """Take or renew the right to look for jobs that no queue has; false while somebody else does."""
 
     async def queued(self, model: str, most: int) -> Sequence[str]:
-        """Ids of a model's queued jobs that may run now, oldest first."""
+        """Ids of a model's queued jobs that may run now, oldest first; or only of those in a tenant's lane."""
 
     async def running(self, worker: str, epoch: int) -> Mapping[str, str]:
         """Ids of the jobs that run in this life of a worker, each with the token of its attempt."""

@@ -9,7 +9,7 @@ from affinity.errors import BrokerUnavailable
 from affinity.fleet import Demand, FleetView, Measurement, Residency, WorkerReport
 from affinity.io.ports import Publisher
 from affinity.orders import Pins
-from affinity.topology import Topology
+from affinity.topology import Topology, lane, model_in
 from affinity.wire import rfc3339
 from dispatcher.openapi import problems
 from dispatcher.render import JsonResponse
@@ -45,12 +45,14 @@ async def models(request: Request) -> Response:
         _depths(services.publisher, services.topology, names),
     )
     by_model = {waiting.model: waiting for waiting in demand}
+    lanes = [lane(each.model, one.tenant) for each in demand for one in each.lanes if one.tenant]
+    of_lanes = await _depths(services.publisher, services.topology, lanes) if lanes else {}
     now = services.clock.now()
     rows = [
         {
             **_entry_json(entry, sighting.view, learned),
             **_demand_json(by_model.get(entry.name), now),
-            "depth": depths.get(entry.name),
+            "depth": _in_all(entry.name, depths, of_lanes),
         }
         for entry in services.catalog
     ]
@@ -124,6 +126,13 @@ def _demand_json(demand: Demand | None, now: float) -> dict[str, object]:
     if demand is None:
         return {"queued": 0, "oldest_wait_s": None}
     return {"queued": demand.queued, "oldest_wait_s": demand.oldest_wait_s(now)}
+
+
+def _in_all(model: str, depths: Mapping[str, int | None], of_lanes: Mapping[str, int | None]) -> int | None:
+    """Messages in a model's queue and its tenants' lanes; ``None`` where there is none of these, or nobody said."""
+    found = [depths.get(model), *(depth for name, depth in of_lanes.items() if model_in(name) == model)]
+    known = [depth for depth in found if depth is not None]
+    return sum(known) if known else None
 
 
 async def _depths(publisher: Publisher, topology: Topology, models: Sequence[str]) -> Mapping[str, int | None]:

@@ -8,12 +8,20 @@ from affinity.errors import AffinityError, InvalidInput, NotCancellable, Unknown
 from affinity.job import Job, JobSpec, JobState, check_job_id
 from affinity.wire import job_to_json
 from dispatcher.auth import caller_in
-from dispatcher.bodies import IDEMPOTENCY_KEY, as_object, items_of, job_spec, read_object
+from dispatcher.bodies import IDEMPOTENCY_KEY, KEY_PATTERN, as_object, items_of, job_spec, read_object
 from dispatcher.openapi import body, headers, problems
 from dispatcher.prefer import wait_preference
 from dispatcher.problems import ProblemResponse, problem_of
 from dispatcher.render import JsonResponse
-from dispatcher.schemas import BatchAnswer, BatchRequest, JobPage, JobRequest, JobView
+from dispatcher.schemas import (
+    MODEL_PATTERN,
+    BatchAnswer,
+    BatchRequest,
+    JobPage,
+    JobRequest,
+    JobView,
+    NotCancellableView,
+)
 from dispatcher.services import dispatcher_of
 from dispatcher.submit import Submission
 
@@ -34,7 +42,7 @@ _WAIT = "`wait=N`: answer when the job is over, at the latest after N seconds (6
     },
     openapi_extra={
         **body(JobRequest),
-        **headers(Prefer=_WAIT, Idempotency_Key="The same as `id` in the body."),
+        **headers(Prefer=_WAIT, Idempotency_Key=("The same as `id` in the body.", KEY_PATTERN)),
     },
 )
 async def submit(request: Request) -> Response:
@@ -82,7 +90,7 @@ async def submit_batch(request: Request) -> Response:
 async def page(
     request: Request,
     state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
-    model: Annotated[str | None, Query(description="Only jobs of this model.", max_length=128)] = None,
+    model: Annotated[str | None, Query(description="Only jobs of this model.", pattern=MODEL_PATTERN)] = None,
     limit: Annotated[int, Query(description="Most jobs on the page.", ge=1, le=PAGE_LIMIT)] = 50,
     cursor: Annotated[str | None, Query(description="From the page before.", max_length=512)] = None,
 ) -> Response:
@@ -111,7 +119,7 @@ async def look(request: Request, job_id: str) -> Response:
 @router.delete(
     "/jobs/{job_id}",
     summary="Cancel a job",
-    responses={200: {"model": JobView}, **problems(401, 404, 409, 503)},
+    responses={200: {"model": JobView}, **problems(401, 404, 503), **problems(409, view=NotCancellableView)},
 )
 async def cancel(request: Request, job_id: str) -> Response:
     """A queued job never runs. A running one is stopped: its result, if there is one yet to come, is dropped.

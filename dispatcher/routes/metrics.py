@@ -11,9 +11,8 @@ from fastapi.responses import PlainTextResponse
 from affinity.errors import Overloaded
 from affinity.fleet import FleetView, ModelFacts, WorkerReport
 from affinity.policy.admission import fits_one_of
-from dispatcher.fleet_glance import FleetGlance
 from dispatcher.metrics import CONTENT_TYPE, BrokerGauges, StoreGauges
-from dispatcher.services import Services, dispatcher_of
+from dispatcher.services import Dispatcher, Services, dispatcher_of
 
 router = APIRouter(tags=["health"])
 
@@ -31,18 +30,19 @@ async def metrics(request: Request) -> Response:
     """All series of this dispatcher, in the Prometheus text format."""
     dispatcher = dispatcher_of(request)
     services = dispatcher.services
-    glance = dispatcher.submitter.glance
-    store, broker = await asyncio.gather(_in_time(_ask_store(services, glance)), _in_time(_ask_broker(services)))
+    store, broker = await asyncio.gather(_in_time(_ask_store(dispatcher)), _in_time(_ask_broker(services)))
     return Response(dispatcher.metrics.render(store, broker), media_type=CONTENT_TYPE)
 
 
-async def _ask_store(services: Services, glance: FleetGlance) -> StoreGauges:
-    demand, sighting, seen, dead, warnings = await asyncio.gather(
+async def _ask_store(dispatcher: Dispatcher) -> StoreGauges:
+    services = dispatcher.services
+    demand, sighting, seen, dead, warnings, used = await asyncio.gather(
         services.store.demand(),
         services.fleet.sighting(),
-        glance.look(),
+        dispatcher.submitter.glance.look(),
         services.store.letters.counts(),
         services.check_store(),
+        _used(dispatcher),
     )
     now, view = services.clock.now(), sighting.view
     waiting = [one for one in demand if one.queued]
@@ -59,7 +59,15 @@ async def _ask_store(services: Services, glance: FleetGlance) -> StoreGauges:
         workers_up={**{report.worker: False for report in sighting.lost}, **dict.fromkeys(view.workers, True)},
         dead_letters=dead,
         warnings=len(warnings),
+        gpu_s=used,
     )
+
+
+async def _used(dispatcher: Dispatcher) -> Mapping[str, float]:
+    """GPU seconds charged to each tenant of the keys file: whoever publishes to the broker can name any other."""
+    tenants = dispatcher.keys.tenants
+    used = await dispatcher.services.store.gpu_seconds() if tenants else {}
+    return {tenant: used.get(tenant, 0.0) for tenant in sorted(tenants)}
 
 
 def holders_of(view: FleetView) -> dict[str, int]:

@@ -82,10 +82,12 @@ async def test_what_is_in_a_queue_stays_there_when_its_last_holder_unbinds(world
 
 
 async def test_a_parked_job_says_so_and_a_routed_one_does_not(world: BrokerWorld, intake: Intake) -> None:
-    await world.publisher.park(a_job("j1"), CREATED_AT)
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+    await world.publisher.park(a_job("j1"), CREATED_AT, trace=trace)
     await intake.bind("m")
-    await world.publisher.publish(a_job("j2"), CREATED_AT)
+    await world.publisher.publish(a_job("j2"), CREATED_AT, trace)
     parked, routed = await intake.take("m", 2)
+    assert parked.trace == routed.trace == trace
     assert (id_in(parked), parked.parked) == ("j1", True)
     assert (id_in(routed), routed.parked) == ("j2", False)
     assert world.topology.model_of(parked.routing_key) == world.topology.model_of(routed.routing_key) == "m"

@@ -27,13 +27,15 @@ async def test_a_delayed_job_comes_to_whoever_holds_its_model_after_its_wait(
     await intake.bind("org/model:1.5")
     await intake.arm("org/model:1.5", 1, inbox)
     job = a_job(model="org/model:1.5")
-    await world.publisher.delay(job, CREATED_AT, WAIT_S, alone=False)
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "affinity-queued-at": "1.5"}
+    await world.publisher.delay(job, CREATED_AT, WAIT_S, alone=False, trace=trace)
     assert await world.publisher.depth(world.topology.retry(WAIT_S)) == 1
     assert inbox.empty
     delivery = await comes_back(world, inbox)
     assert decode_message(delivery.body, "?", None) == (job, CREATED_AT)
     assert (delivery.routing_key, delivery.parked, delivery.alone) == ("org/model:1.5", False, False)
     assert delivery.redelivered, "it was in somebody's hands before"
+    assert delivery.trace == trace
     await delivery.ack()
 
 

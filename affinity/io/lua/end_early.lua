@@ -12,6 +12,11 @@ local id, to, token = ARGV[3], ARGV[4], ARGV[5]
 local job = read(id)
 if not job then return {'missing'} end
 local running = job.state == 'running'
+if running and to == 'cancelled' and job.tenant ~= '' then
+  -- Its worker has nothing to say about it any more. With others in a batch it had a part of the GPU only.
+  local beside = tonumber(redis.call('HGET', job_key(id), 'beside') or 1)
+  charge(job.tenant, math.max(0, tonumber(NOW) - tonumber(job.started_at)) / beside)
+end
 if job.state == 'queued' or (running and to == 'cancelled') then
   settle(job, to, token, ARGV[6], ARGV[8], '', '', 'error', ARGV[7])
   if running then redis.call('PUBLISH', PREFIX .. 'wake', id) end

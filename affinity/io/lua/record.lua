@@ -15,6 +15,7 @@ local PURGED_AT_ONCE = 10
 local TOLD_BYTES = 16384
 
 local RATES = PREFIX .. 'rates'
+local USED = PREFIX .. 'used'
 local DRAINED = PREFIX .. 'drained'
 local DELAYED = PREFIX .. 'delayed'
 local REDRIVES = PREFIX .. 'redrives'
@@ -23,7 +24,8 @@ local DEAD_CODES = PREFIX .. 'dead_codes'
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function index_key(state, model) return PREFIX .. 'index:' .. state .. ':' .. model end
 local function tenant_key(tenant, state, model) return PREFIX .. 'tenant:' .. tenant .. ':' .. state .. ':' .. model end
-local function waiting_key(model) return PREFIX .. 'waiting:' .. model end
+local function waiting_key(lane) return PREFIX .. 'waiting:' .. lane end
+local function lane_of(job) return job.model .. '@' .. job.tenant end
 local function dead_key(code, model) return PREFIX .. 'dead:' .. code .. ':' .. model end
 local function letter_key(id) return PREFIX .. 'letter:' .. id end
 local function held_key(worker) return PREFIX .. 'held:' .. worker end
@@ -53,6 +55,22 @@ end
 
 local function whole(id) return redis.call('HGETALL', job_key(id)) end
 
+-- A job counts as demand of its model, and so does one of a tenant's of its lane.
+local function await(lane, job)
+  if redis.call('ZADD', waiting_key(lane), job.created_ms, job.id) == 1 then
+    redis.call('HINCRBY', DEMAND, lane, job.created_ms)
+  end
+end
+
+local function unawait(lane, job)
+  if redis.call('ZREM', waiting_key(lane), job.id) == 0 then return end
+  if redis.call('EXISTS', waiting_key(lane)) == 0 then
+    redis.call('HDEL', DEMAND, lane)
+  else
+    redis.call('HINCRBY', DEMAND, lane, '-' .. job.created_ms)
+  end
+end
+
 -- Indexes and demand of one state. Doing either twice changes nothing. The queued jobs of a model are its demand, but
 -- for those that are not to run yet: nobody shall load a model for them. `demand.lua` adds them once they are due.
 local function enter(job, state)
@@ -60,8 +78,9 @@ local function enter(job, state)
   redis.call('ZADD', index_key(state, job.model), job.created_ms, job.id)
   if state == 'queued' and job.not_before ~= '' then
     redis.call('ZADD', DELAYED, string.format('%.0f', tonumber(job.not_before) * 1000), job.id)
-  elseif state == 'queued' and redis.call('ZADD', waiting_key(job.model), job.created_ms, job.id) == 1 then
-    redis.call('HINCRBY', DEMAND, job.model, job.created_ms)
+  elseif state == 'queued' then
+    await(job.model, job)
+    if job.tenant ~= '' then await(lane_of(job), job) end
   end
   if state == 'running' then redis.call('SADD', held_key(job.worker), job.id) end
   if job.tenant ~= '' then
@@ -75,12 +94,9 @@ local function depart(job, state)
   redis.call('ZREM', index_key(state, job.model), job.id)
   if state == 'running' then redis.call('SREM', held_key(job.worker), job.id) end
   if state == 'queued' and job.not_before ~= '' then redis.call('ZREM', DELAYED, job.id) end
-  if state == 'queued' and redis.call('ZREM', waiting_key(job.model), job.id) == 1 then
-    if redis.call('EXISTS', waiting_key(job.model)) == 0 then
-      redis.call('HDEL', DEMAND, job.model)
-    else
-      redis.call('HINCRBY', DEMAND, job.model, '-' .. job.created_ms)
-    end
+  if state == 'queued' then
+    unawait(job.model, job)
+    if job.tenant ~= '' then unawait(lane_of(job), job) end
   end
   if job.tenant ~= '' then
     redis.call('ZREM', tenant_key(job.tenant, state, ''), job.id)
@@ -116,6 +132,15 @@ local function count_arrival(model)
   local fallen = rate and tonumber(rate) * math.exp((tonumber(at) - now_s) / RATE_TAU_S) or 0
   if not rate then redis.call('HSETNX', RATES, '', string.format('%.3f', now_s)) end
   redis.call('HSET', RATES, model, string.format('%.9g %.3f', fallen + 1 / RATE_TAU_S, now_s))
+end
+
+-- Seconds of a GPU's time, to a tenant's account ('': nobody's). Kept as `used at total`: `used` fades from `at` on, with
+-- time constant USED_TAU_S.
+local function charge(tenant, seconds)
+  local now_s = server_ms() / 1000
+  local used, at, total = string.match(redis.call('HGET', USED, tenant) or '', '^(%S+) (%S+) (%S+)$')
+  local left = used and tonumber(used) * math.exp((tonumber(at) - now_s) / USED_TAU_S) or 0
+  redis.call('HSET', USED, tenant, string.format('%.9g %.3f %.17g', left + seconds, now_s, (total or 0) + seconds))
 end
 
 -- A record for a job we know nothing of yet: queued. `nonce` is '' unless a call to create it is to be known again.

@@ -10,6 +10,7 @@
 --         verdict again. Nothing is counted twice.
 
 local MAX_LOSSES, RETENTION = tonumber(ARGV[3]), ARGV[4]
+local BESIDE = (#ARGV - 8) / 10  -- Jobs in this batch, for `end_early`: a cancelled job is charged its part.
 local LOST, LOST_CODE, EXHAUSTED, EXHAUSTED_CODE = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local function verdict_on_ended(job, token)
@@ -42,6 +43,7 @@ local function begin(job, token, worker, epoch)
   if job.not_before ~= '' and tonumber(NOW) < tonumber(job.not_before) - DUE_SLACK_S then return 'delayed' end
   job.attempts, job.worker, job.started_at = job.attempts + 1, worker, NOW
   move(job, 'running', 'token', token, 'worker', worker, 'epoch', epoch, 'started_at', NOW, 'attempts', job.attempts)
+  if job.tenant ~= '' then redis.call('HSET', job_key(job.id), 'beside', BESIDE) end
   emit('job.started', NOW, 'job', job.id, 'model', job.model, 'worker', worker, 'attempt', job.attempts)
   return 'started'
 end
