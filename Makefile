@@ -17,11 +17,12 @@ COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker co
 	else command -v docker-compose || command -v podman-compose; fi)
 URL ?= http://127.0.0.1:5000
 N ?= 3
+OVERLAY ?= demo-cpu
 ARGS ?=
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ready ## show the whole system for a minute: real and synthetic jobs, a table, a sample result
@@ -33,6 +34,8 @@ run: ready ## keep the system up in the foreground (WORKERS=3 and every setting 
 
 # Debian packages that only these need, installed with the servers.
 test monitor: EXTRAS := prometheus
+test pictures: EXTRAS += chromium
+test-deploy: EXTRAS := podman runc netavark aardvark-dns catatonit debootstrap
 
 .PHONY: test
 test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
@@ -41,6 +44,10 @@ test: ready ## run all tests that need no accelerator (ARGS="-k name" for some)
 .PHONY: test-chaos
 test-chaos: ready ## faults at random while jobs run, then a reckoning (ARGS="--jobs 20000 --faults 200 --seed 0")
 	@$(PY) -m tests.chaos $(ARGS)
+
+.PHONY: fuzz
+fuzz: ready ## send a real dispatcher whatever its OpenAPI document allows or forbids (ARGS="--examples 50 --seed 0")
+	@$(PY) -m tests.fuzz $(ARGS)
 
 .PHONY: mutants
 mutants: $(INSTALLED) ## break the policy in one place at a time: do its tests notice? (ARGS="eta ledger" for some files)
@@ -75,7 +82,7 @@ up: compose-there ## start the compose stack: RabbitMQ, Redis, dispatcher, a wor
 
 .PHONY: down
 down: compose-there ## stop the compose stack; its volumes stay
-	$(COMPOSE) -f $(COMPOSE_FILE) down
+	$(COMPOSE) -f $(COMPOSE_FILE) down --remove-orphans
 
 .PHONY: logs
 logs: compose-there ## follow the logs of the compose stack
@@ -84,6 +91,18 @@ logs: compose-there ## follow the logs of the compose stack
 .PHONY: scale-worker
 scale-worker: compose-there ## run N worker containers (N=3); each takes the GPUs that nobody serves yet
 	$(COMPOSE) -f $(COMPOSE_FILE) up --detach --no-recreate --scale worker=$(N) worker
+
+.PHONY: test-deploy
+test-deploy: ready ## build the images, bring the compose stack up with simulated GPUs, use it, kill a worker, take it down
+	@$(PY) -m tests.deploy $(ARGS)
+
+.PHONY: k8s
+k8s: python-there ## put an overlay of deploy/k8s on the cluster kubectl points at (OVERLAY=gpu or demo-cpu, ARGS=--dry-run)
+	@$(PYTHON) -m deploy.k8s.apply $(OVERLAY) $(ARGS)
+
+.PHONY: pictures
+pictures: ready ## draw docs/pictures anew, from the live demo in a browser without a window
+	@$(PY) -m deploy.local.pictures $(ARGS)
 
 .PHONY: monitor
 monitor: ready ## start Prometheus, with our rules and alerts, on a running system (URL=http://127.0.0.1:5000)
@@ -107,7 +126,7 @@ clean: ## remove .venv, .run and every cache
 # What demo, run and tests need. apt and pip side by side: each is about a minute on a bare machine.
 .PHONY: ready
 ready:
-	@$(MAKE) --no-print-directory -j2 $(INSTALLED) servers EXTRAS=$(EXTRAS)
+	@$(MAKE) --no-print-directory -j2 $(INSTALLED) servers EXTRAS="$(EXTRAS)"
 
 .PHONY: servers
 servers: python-there
@@ -127,6 +146,6 @@ $(INSTALLED): pyproject.toml constraints.txt | python-there
 	@echo "[venv] installing Python packages into $(VENV) (one to two minutes the first time)"
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(PYTHON) -m deploy.local.install
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dispatcher,worker,bench,dev]'
+	@$(PY) -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dispatcher,worker,tracing,bench,dev]'
 	@touch $@
 	@echo "[venv] ready"

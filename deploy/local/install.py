@@ -1,4 +1,4 @@
-"""Make sure RabbitMQ, Redis and venv are on this machine: ``python3 -m deploy.local.install [prometheus]``.
+"""Make sure RabbitMQ, Redis and venv are on this machine: ``python3 -m deploy.local.install [prometheus] [chromium]``.
 
 Runs before there is a virtual environment, so it imports the standard library only. Installs with apt where that is
 possible (root, or sudo without a password); anywhere else it says in one message what to install.
@@ -24,7 +24,17 @@ POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 
 # epmd comes with Erlang, which comes with RabbitMQ.
 PACKAGES = {"rabbitmq-server": "rabbitmq-server", "epmd": "rabbitmq-server", "redis-server": "redis-server"}
-EXTRAS = {"prometheus": "promtool"}
+EXTRAS = {
+    "prometheus": "promtool",
+    "chromium": "chromium",
+    # make test-deploy: an engine, its runtime, its network and names in it, a first process, root folders.
+    "podman": "podman",
+    "runc": "runc",
+    "netavark": "/usr/lib/podman/netavark",
+    "aardvark-dns": "/usr/lib/podman/aardvark-dns",
+    "catatonit": "catatonit",
+    "debootstrap": "debootstrap",
+}
 """Debian packages, with a program of each, that are installed where somebody asks for them and that is possible. What
 needs one says so itself where it is missing."""
 ADVICE = {

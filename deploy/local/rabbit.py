@@ -73,7 +73,7 @@ class PrivateRabbit:
         return self.directory / "log" / "rabbit.log"
 
     @property
-    def _ports(self) -> tuple[int, int, int]:
+    def _ports(self) -> tuple[int, ...]:
         return self.port, self._dist_port, self._epmd_port
 
     def start(self) -> None:
@@ -129,14 +129,7 @@ class PrivateRabbit:
     def _launch(self) -> None:
         self._write_files()
         environment = self._environment()
-        address = ["-port", str(self._epmd_port), "-address", LOOPBACK]
-        self._epmd = Child(
-            "epmd",
-            [str(self._programs.epmd), *address],
-            env=environment,
-            log_path=self.directory / "log" / "epmd.log",
-            warden=self._warden,
-        )
+        self._start_epmd(environment)
         self._node = Child(
             "rabbitmq",
             [str(self._programs.rabbitmq_server)],
@@ -148,6 +141,16 @@ class PrivateRabbit:
         # A protocol header is answered by a method frame (type 1) on channel 0 once the listener is up, and the
         # listener is the last step of the node's start.
         wait_for(self._node, lambda: answers(self.port, b"AMQP\x00\x00\x09\x01", b"\x01\x00\x00"), START_TIMEOUT_S)
+
+    def _start_epmd(self, environment: Mapping[str, str]) -> None:
+        address = ["-port", str(self._epmd_port), "-address", LOOPBACK]
+        self._epmd = Child(
+            "epmd",
+            [str(self._programs.epmd), *address],
+            env=environment,
+            log_path=self.directory / "log" / "epmd.log",
+            warden=self._warden,
+        )
 
     def _stop_epmd(self) -> None:
         if self._epmd is not None:

@@ -49,6 +49,7 @@ LEFT_OUT = {
     "RABBITMQ_URL": "the stack has its own broker, by host, port, user and password",
     "MODELS_CATALOG": "a path of the host means nothing in a container; the catalogue is in the image",
     "AFFINITY_API_KEYS_FILE": "a path of the host; docs/security.md shows the override that mounts it",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "the images have no OpenTelemetry; docs/tracing.md",
     "RABBITMQ_CA_FILE": "the stack's servers are on a network of their own",
     "REDIS_CA_FILE": "the stack's servers are on a network of their own",
     "WORKER_ID": "several containers would have the same; the default is the container's own id",

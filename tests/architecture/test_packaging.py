@@ -53,7 +53,7 @@ def test_the_check_would_see_torch_where_it_is() -> None:
     assert "torch" in closure(project()["optional-dependencies"]["worker"])
 
 
-@pytest.mark.parametrize("extra", ["dispatcher", "worker", "bench", "dev"])
+@pytest.mark.parametrize("extra", ["dispatcher", "worker", "tracing", "bench", "dev"])
 def test_every_dependency_is_pinned_within_its_range(extra: str) -> None:
     pinned = pins()
     for text in project()["dependencies"] + project()["optional-dependencies"][extra]:

@@ -14,7 +14,7 @@ import httpx
 import redis.asyncio as redis
 
 from affinity.fleet import GIB
-from affinity.topology import Topology
+from affinity.topology import Topology, model_in
 from tests.chaos.catalogue import MODELS
 from tests.chaos.faults import processes
 from tests.chaos.fleet import NAMESPACE, Fleet, marked
@@ -84,13 +84,13 @@ class Checks:
         return f"{full}" if full else ""
 
     async def bindings_equal_residency(self) -> str:
-        """A model's queue is bound for a worker exactly where the worker has the model."""
+        """A model's queue, or that of a lane of it, is bound for a worker exactly where the worker has the model."""
         columns = ("source_name", "destination_name", "arguments")
         bound = set()
         for row in await self._control("list_bindings", *columns):
             if row["source_name"] == TOPOLOGY.jobs_exchange:
                 arguments = {name: value for name, _, value in row["arguments"]}
-                bound.add((row["destination_name"], arguments.get("worker", "nobody")))
+                bound.add((model_in(row["destination_name"]), arguments.get("worker", "nobody")))
         resident = {
             (TOPOLOGY.model_queue(str(each["model"])), worker)
             for worker, report in (await self.fleet.reports(self.http)).items()

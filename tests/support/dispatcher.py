@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from affinity.job import Attempt, Job, JobError, JobSpec, Outcome, StartKind
 from affinity.topology import Topology
+from affinity.tracing import NO_TRACE, TraceContext
 from dispatcher.app import create_app
 from dispatcher.services import Dispatcher, Services
 from dispatcher.settings import DispatcherSettings
@@ -37,12 +38,12 @@ class WatchedPublisher(FakePublisher):
         self.published: list[JobSpec] = []
         self.on_publish: Callable[[JobSpec], Awaitable[None]] | None = None
 
-    async def publish(self, spec: JobSpec, created_at: float) -> None:
+    async def publish(self, spec: JobSpec, created_at: float, trace: TraceContext = NO_TRACE) -> None:
         """See the port."""
         self._broker.reach()
         if self.on_publish:
             await self.on_publish(spec)
-        await super().publish(spec, created_at)
+        await super().publish(spec, created_at, trace)
         self.published.append(spec)
 
 

@@ -15,7 +15,8 @@ from affinity.errors import BrokerUnavailable, InvariantBroken
 from affinity.io.ports import Arrival, DeadLetter, Delivery
 from affinity.io.rabbit_publisher import ALONE_HEADER, CODE_HEADER, PARKED_HEADER, RETRY_HEADER
 from affinity.job import RUNGS_S, JobSpec
-from affinity.topology import Topology
+from affinity.topology import OF, Topology, is_tenants, lane
+from affinity.tracing import NO_TRACE, TraceContext, context_in
 from affinity.wire import encode_message
 
 
@@ -160,24 +161,27 @@ class FakePublisher:
     def __init__(self, broker: FakeBroker) -> None:
         self._broker = broker
 
-    async def publish(self, spec: JobSpec, created_at: float) -> None:
+    async def publish(self, spec: JobSpec, created_at: float, trace: TraceContext = NO_TRACE) -> None:
         """See the port."""
         self._broker.reach()
-        self._broker.route(self._broker.message(encode_message(spec, created_at), spec.model, spec.id))
+        self._broker.route(self._broker.message(encode_message(spec, created_at), _lane(spec), spec.id, **trace))
 
-    async def park(self, spec: JobSpec, created_at: float, alone: bool = False) -> None:
+    async def park(self, spec: JobSpec, created_at: float, alone: bool = False, trace: TraceContext = NO_TRACE) -> None:
         """See the port."""
         self._broker.reach()
-        queue = self._broker.declare(spec.model)
+        queue = self._broker.declare(_lane(spec))
         body = encode_message(spec, created_at)
-        self._broker.put(queue, self._broker.message(body, queue, spec.id, **{PARKED_HEADER: 1}, **_alone(alone)))
+        message = self._broker.message(body, queue, spec.id, **{**trace, PARKED_HEADER: 1}, **_alone(alone))
+        self._broker.put(queue, message)
 
-    async def delay(self, spec: JobSpec, created_at: float, wait_s: float, alone: bool) -> None:
+    async def delay(
+        self, spec: JobSpec, created_at: float, wait_s: float, alone: bool, trace: TraceContext = NO_TRACE
+    ) -> None:
         """See the port."""
         self._broker.reach()
         assert wait_s in RUNGS_S, "only these waits have a queue"
         body = encode_message(spec, created_at)
-        message = self._broker.message(body, spec.model, spec.id, **{RETRY_HEADER: 1}, **_alone(alone))
+        message = self._broker.message(body, _lane(spec), spec.id, **{**trace, RETRY_HEADER: 1}, **_alone(alone))
         self._broker.delay(self._broker.topology.retry(wait_s), wait_s, message)
 
     async def publish_raw(self, body: bytes, routing_key: str, message_id: str | None) -> None:
@@ -254,6 +258,11 @@ class FakeIntake:
         self._held: dict[FakeDelivery, str] = {}
 
     @property
+    def lanes(self) -> frozenset[str]:
+        """See the port."""
+        return frozenset(filter(is_tenants, self._bound))
+
+    @property
     def owed(self) -> frozenset[str]:
         """See the port."""
         return frozenset(self._owed)
@@ -267,8 +276,9 @@ class FakeIntake:
 
     async def unbind(self, model: str) -> None:
         """See the port."""
-        self._bound.discard(model)
-        self._owed.add(model)
+        names = {model, *(name for name in self._bound if name.startswith(model + OF))}
+        self._bound -= names
+        self._owed |= names
         self._broker.reach()
         self.apply()
 
@@ -278,7 +288,9 @@ class FakeIntake:
 
     async def disarm(self, model: str) -> None:
         """See the port."""
-        self._stop(self._broker.topology.model_queue(model))
+        queue = self._broker.topology.model_queue(model)
+        for name in [queue, *(name for name in self.consumed if name.startswith(queue + OF))]:
+            self._stop(name)
 
     async def consume_fallback(self, prefetch: int, arrival: Arrival) -> None:
         """See the port."""
@@ -291,7 +303,7 @@ class FakeIntake:
     async def take(self, model: str, most: int) -> Sequence[Delivery]:
         """See the port."""
         self._broker.reach()
-        name = self._broker.topology.model_queue(model)
+        name = self._broker.declare(model) if is_tenants(model) else self._broker.topology.model_queue(model)
         if name not in self._broker.queues:
             raise BrokerUnavailable(f"RabbitMQ (fake:0) failed while taking deliveries: no queue {name}")
         ready = self._broker.queues[name]
@@ -373,6 +385,11 @@ class FakeDelivery:
         self._consumer = consumer
         self._settled = False
 
+    @property
+    def trace(self) -> TraceContext:
+        """See the port."""
+        return context_in(self.message.headers)
+
     async def ack(self) -> None:
         """See the port."""
         self._settle(requeue=False)
@@ -386,6 +403,10 @@ class FakeDelivery:
             raise InvariantBroken("a delivery is settled once")
         self._settled = True
         self._intake.settle(self, self._consumer, requeue)
+
+
+def _lane(spec: JobSpec) -> str:
+    return lane(spec.model, spec.tenant)
 
 
 def _alone(alone: bool) -> dict[str, int]:

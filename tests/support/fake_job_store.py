@@ -7,7 +7,7 @@ from math import exp
 from typing import Any, cast
 
 from affinity.errors import IdConflict, NotCancellable
-from affinity.fleet import Demand
+from affinity.fleet import Demand, Lane
 from affinity.io import job_record as record
 from affinity.io.job_store import EXHAUSTED, LOST, full, unknown
 from affinity.io.letter_store import LETTER_RETENTION_S
@@ -44,6 +44,9 @@ class FakeJobStore:
         self._outbox: set[str] = set()
         self._arrivals: defaultdict[str, list[float]] = defaultdict(list)
         self._drained: Counter[str] = Counter()
+        self._used: dict[str, tuple[float, float]] = {}
+        self._charged: dict[str, float] = {}
+        self._shares: Mapping[str, float] = {}
 
     async def create(self, spec: JobSpec, now: float, bounds: Bounds = UNBOUNDED) -> Created:
         found = self._find(spec.id)
@@ -96,8 +99,11 @@ class FakeJobStore:
         running = found.job.state is JobState.RUNNING
         if not running and found.job.state is not JobState.QUEUED:
             raise NotCancellable(f"job {job_id} has ended already: it is {found.job.state}")
+        job = found.job
         self._settle(found, JobState.CANCELLED, now)
         if running:
+            if job.spec.tenant and job.started_at is not None:
+                self._account(job.spec.tenant, max(0.0, now - job.started_at) / found.beside)
             self._world.hint(job_id)
         return found.job
 
@@ -123,6 +129,8 @@ class FakeJobStore:
                 continue
             self._accept(found, now)
             verdict = self._start(found, attempt, now)
+            if verdict is Verdict.STARTED:
+                found.beside = len(attempts)
             answers.append(StartAnswer(verdict, found.job))
         return answers
 
@@ -142,6 +150,8 @@ class FakeJobStore:
             result=loads(text) if text else None,
         )
         self._settle(found, outcome.state, now, outcome.error)
+        if outcome.gpu_s is not None:
+            self._account(found.job.spec.tenant, outcome.gpu_s)
         return True
 
     async def give_back(
@@ -152,12 +162,15 @@ class FakeJobStore:
         now: float,
         wait_s: float = 0.0,
         died: bool = False,
+        gpu_s: float | None = None,
     ) -> bool:
         found = self._find(attempt.job_id)
         if found is None or found.token != attempt.token:
             return False
         if found.job.state is JobState.RUNNING:
             self._requeue(found, error, uses_attempt, now, now + wait_s if wait_s else None, died)
+            if gpu_s is not None:
+                self._account(found.job.spec.tenant, gpu_s)
         return found.job.state is JobState.QUEUED
 
     async def reclaim(self, worker: str, now: float) -> int:
@@ -176,11 +189,30 @@ class FakeJobStore:
         return True
 
     async def demand(self) -> Sequence[Demand]:
-        queued: dict[str, list[int]] = {}
+        queued: dict[str, dict[str, list[int]]] = {}
         for job in self._all():
             if job.state is JobState.QUEUED and self._due(job):
-                queued.setdefault(job.spec.model, []).append(_place(job)[0])
-        return [Demand(model, len(at), min(at) / 1000, sum(at) / 1000) for model, at in sorted(queued.items())]
+                of_model = queued.setdefault(job.spec.model, {})
+                of_model.setdefault(job.spec.tenant, []).append(_place(job)[0])
+        shared = any(tenant for of_model in queued.values() for tenant in of_model)
+        found = []
+        for model, of_model in sorted(queued.items()):
+            at = [one for ats in of_model.values() for one in ats]
+            lanes = tuple(self._lane(tenant, of_model[tenant]) for tenant in sorted(of_model)) if shared else ()
+            found.append(Demand(model, len(at), min(at) / 1000, sum(at) / 1000, lanes=lanes))
+        return found
+
+    async def charge(self, tenant: str, gpu_s: float) -> None:
+        self._world.reach()
+        self._account(tenant, gpu_s)
+
+    async def set_shares(self, shares: Mapping[str, float]) -> None:
+        self._world.reach()
+        self._shares = dict(shares)
+
+    async def gpu_seconds(self) -> Mapping[str, float]:
+        self._world.reach()
+        return dict(self._charged)
 
     async def position(self, job_id: str, model: str) -> int | None:
         mine = (job for job in self._all() if job.state is JobState.QUEUED and job.spec.model == model)
@@ -222,6 +254,17 @@ class FakeJobStore:
         ):
             if most is not None and count >= most:
                 raise full(spec, bound, count)
+
+    def _lane(self, tenant: str, at: list[int]) -> Lane:
+        return Lane(tenant, len(at), min(at) / 1000, self._left_s(tenant), self._shares.get(tenant, 1.0))
+
+    def _left_s(self, tenant: str) -> float:
+        used, at = self._used.get(tenant, (0.0, 0.0))
+        return used * exp((at - self._world.clock.now()) / record.USED_TAU_S)
+
+    def _account(self, tenant: str, gpu_s: float) -> None:
+        self._used[tenant] = (self._left_s(tenant) + gpu_s, self._world.clock.now())
+        self._charged[tenant] = self._charged.get(tenant, 0.0) + gpu_s
 
     def _left_the_queue(self, job: Job) -> None:
         self._drained[job.spec.model] += 1

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from affinity.job import JobState
+from affinity.topology import lane
 from tests.support.fake_world import FakeWorld
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class FakeStrayStore:
         return self._world.hold("turn", "", by, lease_s)
 
     async def queued(self, model: str, most: int) -> Sequence[str]:
-        jobs = [job for job in self._jobs._all() if job.spec.model == model and job.state is JobState.QUEUED]
+        queued = [job for job in self._jobs._all() if job.state is JobState.QUEUED]
+        jobs = [job for job in queued if model in (job.spec.model, lane(job.spec.model, job.spec.tenant))]
         return [job.id for job in sorted((j for j in jobs if self._jobs._due(j)), key=lambda j: j.created_at)][:most]
 
     async def running(self, worker: str, epoch: int) -> Mapping[str, str]:

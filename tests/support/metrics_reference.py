@@ -57,7 +57,7 @@ def _dispatcher() -> str:
     metrics = DispatcherMetrics(["m"])
     metrics.requested("POST", "/jobs", 202, 0.1)
     one = {"m": 1}
-    store = StoreGauges(one, {"m": 1.0}, one, {"m": False}, {"w": True}, {"job_failed": 1})
+    store = StoreGauges(one, {"m": 1.0}, one, {"m": False}, {"w": True}, {"job_failed": 1}, gpu_s={"acme": 1.0})
     return metrics.render(store, BrokerGauges(0, 0)).decode()
 
 

@@ -122,6 +122,16 @@ async def test_a_server_that_is_loading_is_said_to_be() -> None:
         await link.close()
 
 
+async def test_a_primary_without_its_replicas_is_said_to_be_and_not_asked_again_on_that_connection() -> None:
+    async with answering(b"-NOREPLICAS Not enough good replicas to write.\r\n") as url:
+        link = RedisLink(url, HASTY)
+        with pytest.raises(StoreUnavailable, match="lower its min-replicas-to-write"):
+            await link.call("SET", "a", "b")
+        assert link._wire._open
+        assert link._wire._open.lost, "whoever is the primary now is asked for again"
+        await link.close()
+
+
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*3\r\n$-5\r\n"])
 async def test_what_is_no_redis_is_an_outage(reply: bytes) -> None:
     async with answering(reply) as url:

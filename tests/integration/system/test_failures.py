@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.system import System, running_system, until
 
-CATALOGUE = """
+FAULTY = """
 [[model]]
 name = "echo"
 runtime = "synthetic"
@@ -52,7 +52,7 @@ def catalogue(tmp_path: Path) -> Path:
     whole = Path(__file__).resolve().parents[3] / "models" / "weights" / "tiny-mlp.safetensors"
     (tmp_path / "truncated.safetensors").write_bytes(whole.read_bytes()[:-20])
     path = tmp_path / "catalogue.toml"
-    path.write_text(CATALOGUE)
+    path.write_text(FAULTY)
     return path
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from affinity.errors import InvalidInput, InvariantBroken
-from affinity.topology import PERSISTENT, Keys, Topology
+from affinity.topology import PERSISTENT, Keys, Topology, is_tenants, lane, model_in
 
 NAMES = Topology("ns")
 
@@ -14,6 +14,23 @@ def test_exchanges_and_queues_have_their_documented_names() -> None:
     assert NAMES.dead == "ns.dead"
     assert NAMES.model_queue("org/m-1.5:x_y") == "ns.model.org/m-1.5:x_y"
     assert PERSISTENT == 2
+
+
+def test_a_lane_is_a_models_queue_for_one_tenant_and_its_name_is_the_routing_key() -> None:
+    assert lane("org/m-1.5:x_y", "acme.x") == "org/m-1.5:x_y@acme.x"
+    assert lane("m", "") == "m"
+    assert NAMES.model_queue(lane("m", "acme")) == "ns.model.m@acme"
+    for key in ("m@acme", "ns.model.m@acme"):
+        assert (NAMES.lane_of(key), NAMES.model_of(key)) == ("m@acme", "m")
+    assert (NAMES.lane_of("ns.model.m"), NAMES.model_of("m")) == ("m", "m")
+    assert (model_in("m@acme"), model_in("m")) == ("m", "m")
+    assert (is_tenants("m@acme"), is_tenants("m")) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["m#@acme", "m@ac me", "m@a@b", "@acme"])
+def test_a_lane_of_no_model_or_no_tenant_has_no_queue(name: str) -> None:
+    with pytest.raises(InvalidInput):
+        NAMES.model_queue(name)
 
 
 def test_what_no_queue_is_bound_for_goes_to_fallback() -> None:

@@ -332,3 +332,8 @@ WRONG_TYPES: dict[str, Any] = {"footprint_bytes": "large", "load_s": 1.0, "exec_
 def test_fields_of_the_wrong_type_are_undecodable(decode: Any, text: str) -> None:
     with pytest.raises(UndecodableMessage):
         decode(text)
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    spec, _ = decode_message(body(max_attempts=3.0), "m", "j1")
+    assert (spec.max_attempts, type(spec.max_attempts)) == (3, int)

@@ -8,8 +8,18 @@ import pytest
 from tests.support.dispatcher import DispatcherWorld, dispatcher_world
 
 KEYS = "first-key, second-key"
-CLOSED = ["/jobs", "/jobs/j1", "/workers", "/models", "/openapi.json", "/docs", "/nowhere", "/metrics/", "//metrics"]
-OPEN = ["/health", "/health/live", "/health/ready", "/metrics"]
+CLOSED = [
+    "/jobs",
+    "/jobs/j1",
+    "/workers",
+    "/models",
+    "/openapi.json",
+    "/docs",
+    "/nowhere",
+    "/metrics/",
+    "http://dispatcher//metrics",
+]
+OPEN = ["/", "/console/main.js", "/health", "/health/live", "/health/ready", "/metrics"]
 
 
 async def asked(world: DispatcherWorld, path: str, **headers: str) -> httpx.Response:
@@ -26,7 +36,7 @@ async def test_with_keys_set_every_other_route_needs_one(path: str):
 
 
 @pytest.mark.parametrize("path", OPEN)
-async def test_health_and_metrics_stay_open(path: str):
+async def test_health_and_metrics_and_the_console_stay_open(path: str):
     async with dispatcher_world(affinity_api_keys=KEYS) as world:
         assert (await asked(world, path)).status_code == 200
 

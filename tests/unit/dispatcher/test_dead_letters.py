@@ -95,6 +95,7 @@ async def test_a_wrong_filter_is_refused(world: DispatcherWorld, query: str) -> 
         ({"ids": ["a"], "code": "job_failed"}, "code"),
         ({"ids": ["a"], "all": True}, "all"),
         ({"all": False}, "all"),
+        ({"all": 1}, "all"),
         ({"all": True, "model": "echo"}, "all"),
         ({"code": "no such:code"}, "code"),
         ({"code": 1}, "code"),

@@ -217,3 +217,9 @@ async def test_a_dispatcher_starts_and_serves_while_both_servers_are_away():
 
         assert answer.status_code == 503
         assert world.crashes == []
+
+
+def test_a_tenants_gpu_seconds_are_a_counter():
+    metrics = DispatcherMetrics([])
+    text = metrics.render(StoreGauges({}, {}, {}, {}, {}, {}, gpu_s={"acme": 2.5}), None).decode()
+    assert 'affinity_tenant_gpu_seconds_total{tenant="acme"} 2.5' in text

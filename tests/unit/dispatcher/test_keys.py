@@ -8,6 +8,9 @@ import pytest
 
 from dispatcher.keys import Caller, KeyRing, KeysInvalid, Role, key_hash, read_keys
 from dispatcher.settings import DispatcherSettings
+from dispatcher.shares import Shares
+from tests.support.clock import FakeClock
+from tests.support.fake_stores import FakeStores
 
 
 def summed(key: str) -> str:
@@ -152,7 +155,9 @@ def test_a_tenants_own_bound_replaces_the_setting(tmp_path: Path):
         ("[[tenant]]\nname = 'a'\nkeys = ['secret-in-the-clear']", r"tenant\.0\.keys\.0"),
         ("[[tenant]]\nname = 'a'\nkeys = []\nmax_queued = 0", r"max_queued"),
         ("[[tenant]]\nname = 'a'\nkeys = []\nrequests_per_s = -1", r"requests_per_s"),
-        ("[[tenant]]\nname = 'a'\nkeys = []\nshare = 2", r"tenant\.0\.share: Extra inputs"),
+        ("[[tenant]]\nname = 'a'\nkeys = []\nshare = 0", r"share"),
+        ("[[tenant]]\nname = 'a'\nkeys = []\nshare = nan", r"share"),
+        ("[[tenant]]\nname = 'a'\nkeys = []\nweight = 2", r"tenant\.0\.weight: Extra inputs"),
         ("[[tenant]]\nname = 'a'\nkeys = []\n[[operator]]\nname = 'a'\nkeys = []", "has a name twice: a"),
         (f"[[tenant]]\nname = 'a'\nkeys = ['{summed('x')}', '{summed('x')}']", f"has a key twice: {summed('x')[:8]}$"),
         ("admins = []", "admins: Extra inputs"),
@@ -171,3 +176,29 @@ def test_a_bad_file_is_a_bad_setting(tmp_path: Path):
 
     with pytest.raises(ValueError, match="is not TOML"):
         DispatcherSettings(affinity_api_keys_file=tmp_path / "k")
+
+
+async def test_shares_are_told_to_the_store_again_and_again_and_taken_back(tmp_path: Path):
+    path = a_file(tmp_path / "k", {"other": ["b"], "acme": ["a1"]}, "share = 2.5")
+    ring, stores = KeyRing([], path), FakeStores(FakeClock())
+    shares = Shares(ring, stores.jobs)
+    assert ring.shares == {"acme": 2.5}
+
+    for _ in range(2):
+        await shares.tell()
+        assert stores.jobs._shares == {"acme": 2.5}
+        await stores.jobs.set_shares({})  # Redis was emptied.
+
+    await shares.tell()
+    a_file(path, {"other": ["b"], "acme": ["a1"]})
+    ring.reload()
+    await shares.tell()
+    assert stores.jobs._shares == {}
+
+
+async def test_where_no_tenant_has_a_share_nothing_is_told_but_once(tmp_path: Path):
+    shares = Shares(KeyRing([], a_file(tmp_path / "k", {"acme": ["a1"]})), stores := FakeStores(FakeClock()).jobs)
+    await shares.tell()
+    await stores.set_shares({"acme": 9.0})  # Whatever is there now, nobody asked for a change.
+    await shares.tell()
+    assert stores._shares == {"acme": 9.0}

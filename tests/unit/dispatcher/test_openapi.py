@@ -5,12 +5,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dispatcher import schemas
+from dispatcher import schemas, schemas_dead_letters
+from dispatcher.auth import OPEN_PATHS
 from dispatcher.bodies import JOB_FIELDS
-from tests.support.dispatcher import DispatcherWorld
+from tests.support.dispatcher import DispatcherWorld, dispatcher_world
 from tests.support.job_samples import a_report
 
 ROUTES = {
+    ("get", "/"),
     ("post", "/jobs"),
     ("post", "/jobs/batch"),
     ("get", "/jobs"),
@@ -122,6 +124,7 @@ async def test_what_the_routes_answer_is_what_their_schemas_say(world: Dispatche
         schemas.Ready: [await world.http.get("/health/ready")],
         schemas.ProduceAnswer: [await world.post("/produce", {"payload": 1})],
         schemas.BatchProduceAnswer: [await world.post("/batch-produce", {"messages": []})],
+        schemas.NotCancellableView: [await world.http.delete("/jobs/j1")],
         schemas.ProblemView: [await world.http.get("/jobs/nobody"), await world.post("/jobs", {})],
     }
 
@@ -131,6 +134,23 @@ async def test_what_the_routes_answer_is_what_their_schemas_say(world: Dispatche
             part["additionalProperties"] = False
         for answer in answers:
             jsonschema.validate(answer.json(), schema)
+
+
+async def test_where_keys_are_set_every_route_needs_one_but_those_that_say_that_they_do_not():
+    async with dispatcher_world(affinity_api_keys="k") as world:
+        found = operations((await world.http.get("/openapi.json", headers={"X-API-Key": "k"})).json())
+
+    assert {path for (_, path), operation in found.items() if operation.get("security") == []} == OPEN_PATHS
+
+
+def test_the_schema_of_a_redrive_wants_what_the_route_wants():
+    schema = schemas_dead_letters.RedriveRequest.model_json_schema()
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    one_way = [{"ids": ["j1"]}, {"code": "quarantined", "all": None}, {"code": "a", "model": "m"}, {"all": True}]
+    none_or_two = [{}, {"rate": 5}, {"ids": None}, {"ids": ["j1"], "code": "a"}, {"all": True, "model": "m"}]
+
+    assert all(validator.is_valid(body) for body in one_way)
+    assert not any(validator.is_valid(body) for body in none_or_two)
 
 
 def test_the_examples_are_jobs_the_schema_takes():

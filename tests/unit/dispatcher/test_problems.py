@@ -164,7 +164,8 @@ async def test_a_route_that_is_not_there_and_a_method_it_does_not_take_are_probl
     is_a_problem(await world.http.get("/jobs/"), 404, "not_found")
     answer = await world.http.put("/jobs")
     is_a_problem(answer, 405, "method_not_allowed")
-    assert "POST" in answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
+    assert (await world.http.put("/jobs/j1")).headers["allow"] == "DELETE, GET"
 
 
 async def test_a_body_announced_too_large_is_refused_before_it_is_read():

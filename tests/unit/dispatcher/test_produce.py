@@ -117,3 +117,11 @@ async def test_a_broker_that_fails_half_way_says_how_many_were_taken(world: Disp
     assert (failed.status_code, failed.json()["messages_produced"]) == (503, 2)
     assert again.json()["messages_produced"] == 3
     assert sorted(spec.id for spec in world.publisher.published) == ["m1", "m2", "m3"]
+
+
+async def test_a_number_that_is_not_written_digit_by_digit_is_no_id(world: DispatcherWorld):
+    for number in (10**16, -(10**16), 1e300):
+        answer = await world.post("/produce", {"payload": 1, "id": number})
+
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "id")
+    assert (await world.post("/produce", {"payload": 1, "id": 10**16 - 1})).json()["message_id"] == "9999999999999999"

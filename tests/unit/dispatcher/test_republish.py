@@ -54,6 +54,17 @@ def world() -> World:
     return World()
 
 
+async def test_jobs_in_tenants_lanes_are_not_missing(world: World):
+    for tenant in ("acme", "other"):
+        spec = JobSpec(f"of-{tenant}", "m", 1, tenant=tenant)
+        await world.stores.jobs.sight(spec, world.clock.now(), world.clock.now())
+        await world.publisher.park(spec, world.clock.now())
+    assert await world.later(WAITED_S + 1, sweeps=3) == []
+
+    del world.broker.queues[f"{QUEUE}@acme"]
+    assert await world.later(WAITED_S + 1, sweeps=3) == ["of-acme"]
+
+
 async def test_jobs_whose_queue_is_lost_are_published_again_after_two_looks(world: World):
     await world.jobs(3)
     del world.broker.queues[QUEUE]

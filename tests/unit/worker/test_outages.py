@@ -58,7 +58,7 @@ async def test_a_load_that_the_broker_holds_up_is_not_begun_again_at_once(world:
         world.broker.down = True
         begun = []
         begin = worker._course.begin
-        worker._course.begin = lambda load: (begun.append(world.clock.monotonic()), begin(load))[1]
+        worker._course.begin = lambda *load: (begun.append(world.clock.monotonic()), begin(*load))[1]
         await world.passing(lambda: len(begun) >= 3)
         world.broker.restore()
         await world.passing(lambda: world.places("j1") == ())
