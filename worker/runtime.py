@@ -118,9 +118,7 @@ class Worker:
         self._ahead_at: float | None = None
         self._ahead = False
         self._batches_running = self._tasks.group()
-        self._abandoned = False
-        self._dry = False
-        self._fresh = False
+        self._abandoned = self._dry = self._fresh = False
         self._lookout = Lookout(services.clock, services.vitals)
         self._unmet = self._looked_running = False
 
@@ -201,11 +199,12 @@ class Worker:
         self._state.observe(event.gpu)
         self._lookout.wanted = True
         self._dry = False
-        self._tasks.spawn(self._learning.keep_up(self._services), "learn")
         self._cancelling.ask(self._batch)
+        self._tasks.spawn(self._learning.keep_up(self._services), "learn")
         self._tasks.spawn(give_back_strays(self._services, self._batches.under_way), "strays")
-        if self._batch:
-            idle = [m for m in self._state.ready_models() if self._lanes.shared or m != self._batch.entry.name]
+        self._tasks.spawn(self._sorter.count_forgotten(), "forgotten")
+        if batch := self._batch:
+            idle = [m for m in self._state.ready_models() if self._lanes.shared or m != batch.entry.name]
             self._tasks.spawn(self._sorter.count_all_strangers(idle), "strangers")
 
     def _ran(self, event: Ran) -> None:

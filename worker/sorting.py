@@ -4,6 +4,7 @@ Any worker sorts; nobody serves from fallback. So the fallback queue stays short
 has room chooses *which model* to load with the whole demand in view.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Sorter:
         self._services = services
         self._batches = batches
         self._tasks = tasks
+        self._rounds = itertools.cycle(entry.name for entry in services.catalog)
 
     async def arrived(self, delivery: Delivery) -> None:
         """Take a delivery from fallback."""
@@ -69,6 +71,16 @@ class Sorter:
             for model in models:
                 if model not in known:
                     await self.count_strangers(model)
+
+    async def count_forgotten(self) -> None:
+        """The same for the next model of the catalogue. What was in its queue when its last holder went is in no demand
+        where nobody knows of it, or where it is a copy of a job that is over: else it would stay there.
+        """
+        model = next(self._rounds)
+        with suppress(BrokerUnavailable):
+            # Asked on a channel of its own: one that takes from a queue that is not there loses what it has taken.
+            if await self._services.publisher.depth(self._services.topology.model_queue(model)):
+                await self.count_all_strangers([model])
 
     async def _lanes_of(self, model: str) -> list[str]:
         demand = await self._services.store.demand()

@@ -227,3 +227,15 @@ async def test_strangers_stay_in_their_queue_where_the_store_is_away(world: Work
     with pytest.raises(StoreUnavailable):
         await sorter.count_strangers("m")
     assert [world.places(name) for name in ("f1", "f2")] == [QUEUE, QUEUE]
+
+
+async def test_what_lies_forgotten_in_a_queue_that_nobody_serves_is_looked_at_in_turn(
+    world: WorkerWorld, sorter: Sorter
+):
+    await world.waiting("ended")
+    await world.stores.jobs.cancel("ended", world.clock.now())
+    world.foreign(b'{"id": "f1", "input": 1}', "t.model.m")
+    for _ in world.services.catalog:
+        await sorter.count_forgotten()
+    assert [world.places(name) for name in ("ended", "f1")] == [ACKED, QUEUE]
+    assert [(d.model, d.queued) for d in await world.stores.jobs.demand()] == [("m", 1)]
