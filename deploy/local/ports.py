@@ -1,5 +1,6 @@
 """Free TCP ports on 127.0.0.1, and waiting until somebody answers on one."""
 
+import random
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable
 from deploy.local.child import Child, StartFailed
 
 LOOPBACK = "127.0.0.1"
+CHOSEN_FROM = range(12_000, 32_000)
 
 
 class PortTaken(StartFailed):
@@ -14,15 +16,18 @@ class PortTaken(StartFailed):
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` different ports nobody listens on now. Another process may take one before we do: retry then."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """``count`` different ports nobody listens on now. Another process may take one before we do: retry then.
+
+    Below those that the kernel gives to connections (from 32768 on Linux, 49152 elsewhere): one that it has named as
+    free it may give to the next client, and before our server starts there are many of these.
+    """
+    found: list[int] = []
+    for port in random.sample(CHOSEN_FROM, len(CHOSEN_FROM)):
+        if len(found) == count:
+            break
+        if is_free(port):
+            found.append(port)
+    return found
 
 
 def is_free(port: int) -> bool:
