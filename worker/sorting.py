@@ -5,6 +5,7 @@ has room chooses *which model* to load with the whole demand in view.
 """
 
 import itertools
+import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -40,7 +41,10 @@ class Sorter:
         self._services = services
         self._batches = batches
         self._tasks = tasks
-        self._rounds = itertools.cycle(entry.name for entry in services.catalog)
+        names = [entry.name for entry in services.catalog]
+        # Each worker begins elsewhere: together they are round sooner.
+        first = zlib.crc32(services.identity.worker.encode()) % len(names) if names else 0
+        self._rounds = itertools.cycle(names[first:] + names[:first])
 
     async def arrived(self, delivery: Delivery) -> None:
         """Take a delivery from fallback."""
