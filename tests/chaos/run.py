@@ -31,7 +31,7 @@ SENT_WITHIN_S = 120.0
 """How long the client goes on trying once every fault is healed."""
 
 FAULT_JOB_WITHIN_S = 900.0
-"""What a job may take that fails at each attempt: the waits between ten losses add up to five minutes, and where the
+"""What a job may take that fails at each attempt: the waits between ten losses add up to four minutes, and where the
 machine is busy it takes its time in between.
 """
 

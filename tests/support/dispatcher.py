@@ -17,7 +17,8 @@ from dispatcher.settings import DispatcherSettings
 from models.catalog import Catalog
 from models.entry import ModelEntry, SyntheticOptions
 from tests.support.clock import FakeClock
-from tests.support.fake_broker import FakeBroker, FakePublisher
+from tests.support.fake_broker import FakeBroker
+from tests.support.fake_publisher import FakePublisher
 from tests.support.fake_stores import FakeStores
 
 ECHO = ModelEntry("echo", "synthetic", vram_gib=0.01, max_batch=32, options=SyntheticOptions(echo=True))

@@ -5,18 +5,19 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import httpx
 
-from tests.support.system import System
+from tests.support.system import System, until
 
 CLIENTS = 8
 """Each waits for one answer at a time; so many that a slow answer does not slow the pace."""
 
 GIVE_UP_S = 60.0
+PER_SECOND = 30.0
 OVER = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 MODELS = ("m", "n")
@@ -131,3 +132,25 @@ class SteadyLoad:
                 self.refusals[str(answer.status_code)] += 1
             time.sleep(0.1)  # Somebody who is told to come again does not come at once.
         self.never.append(job_id)
+
+
+def goes_on(system: System, kill: Callable[[], None], before_s: float, back_within_s: float, what: str) -> None:
+    """Jobs flow for ``before_s``, then ``kill`` is called: fails where a job is lost, ends twice or wrongly, or where
+    the usual rate is not back in time. Says what it has seen.
+    """
+    with SteadyLoad(system, PER_SECOND) as load:
+        time.sleep(before_s)
+        kill()
+        killed_at, enough = time.time(), 3 * len(load.accepted)
+        until(lambda: len(load.accepted) > enough, "jobs are accepted again", 2 * back_within_s)
+    reckoning = load.reckon()
+    usual = reckoning.rate(killed_at - before_s + 1.0, killed_at)
+    back_s = reckoning.back_after_s(killed_at, usual)
+    print(
+        f"{len(load.accepted)} jobs, {usual:.0f}/s before; {what} killed; back after {back_s:.1f} s; "
+        f"{reckoning.rerun} ran again; not accepted at first: {dict(load.refusals)}"
+    )
+    assert not load.never
+    assert not reckoning.wrong
+    assert reckoning.ends == dict.fromkeys(load.accepted, 1), "each has ended once"
+    assert back_s < back_within_s

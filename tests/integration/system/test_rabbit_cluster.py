@@ -1,7 +1,6 @@
 """One of three RabbitMQ nodes is killed while jobs flow."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import pytest
 
 from affinity.topology import Topology
 from tests.support.cluster_servers import NAMES, Cluster, rabbit_cluster
-from tests.support.steady_load import CATALOGUE, MODELS, SteadyLoad
-from tests.support.system import System, running_system, until
+from tests.support.steady_load import CATALOGUE, MODELS, goes_on
+from tests.support.system import System, running_system
 
-PER_SECOND = 30.0
 BEFORE_S = 4.0
 """Of load before the fault: to know the usual rate, and since 3.10 may lose a queue that is younger than 2 s."""
 
@@ -46,19 +44,4 @@ def test_of_three_nodes_the_one_that_all_use_is_killed_under_load_and_nothing_is
     assert {queues[queue].members for queue in ours} == {frozenset(NAMES)}, "each has a member on every node"
     assert {queues[queue].leader for queue in ours} == {NAMES[0]}, "all are connected to the first, which leads all"
     cluster.doors.open()
-    with SteadyLoad(system, PER_SECOND) as load:
-        time.sleep(BEFORE_S)
-        cluster.nodes[NAMES[0]].kill()
-        killed_at, enough = time.time(), 3 * len(load.accepted)
-        until(lambda: len(load.accepted) > enough, "jobs are accepted again", 2 * BACK_WITHIN_S)
-    reckoning = load.reckon()
-    usual = reckoning.rate(killed_at - BEFORE_S + 1.0, killed_at)
-    back_s = reckoning.back_after_s(killed_at, usual)
-    print(
-        f"{len(load.accepted)} jobs, {usual:.0f}/s before; the leader killed; back after {back_s:.1f} s; "
-        f"{reckoning.rerun} ran again; not accepted at first: {dict(load.refusals)}"
-    )
-    assert not load.never
-    assert not reckoning.wrong
-    assert reckoning.ends == dict.fromkeys(load.accepted, 1), "each has ended once"
-    assert back_s < BACK_WITHIN_S
+    goes_on(system, cluster.nodes[NAMES[0]].kill, BEFORE_S, BACK_WITHIN_S, "the leader")

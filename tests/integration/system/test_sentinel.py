@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.sentinel_servers import DOWN_AFTER_MS, Watched, watched_redis
-from tests.support.steady_load import CATALOGUE, MODELS, SteadyLoad
+from tests.support.steady_load import CATALOGUE, MODELS, goes_on
 from tests.support.system import System, running_system, until
 
-PER_SECOND = 30.0
 BEFORE_S = 3.0
 BACK_WITHIN_S = DOWN_AFTER_MS / 1000 + 20.0
 
@@ -40,22 +39,7 @@ def system(rabbitmq_url: str, watched: Watched, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.timeout(180)
 def test_the_primary_may_be_killed_under_load_and_its_replica_goes_on(watched: Watched, system: System) -> None:
-    with SteadyLoad(system, PER_SECOND) as load:
-        time.sleep(BEFORE_S)
-        watched.first.kill()
-        killed_at, enough = time.time(), 3 * len(load.accepted)
-        until(lambda: len(load.accepted) > enough, "jobs are accepted again", 2 * BACK_WITHIN_S)
-    reckoning = load.reckon()
-    usual = reckoning.rate(killed_at - BEFORE_S + 1.0, killed_at)
-    back_s = reckoning.back_after_s(killed_at, usual)
-    print(
-        f"{len(load.accepted)} jobs, {usual:.0f}/s before; the primary killed; back after {back_s:.1f} s; "
-        f"{reckoning.rerun} ran again; not accepted at first: {dict(load.refusals)}"
-    )
-    assert not load.never
-    assert not reckoning.wrong
-    assert reckoning.ends == dict.fromkeys(load.accepted, 1), "each has ended once"
-    assert back_s < BACK_WITHIN_S
+    goes_on(system, watched.first.kill, BEFORE_S, BACK_WITHIN_S, "the primary")
 
 
 def test_jobs_that_are_queued_when_redis_is_emptied_are_run_all_the_same(watched: Watched, system: System) -> None:
