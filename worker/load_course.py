@@ -127,8 +127,8 @@ class LoadCourse:
         self.unserved[load.model] = LoadBefore(event.load_s, load.victims)
         if self._tenant is not None:
             self._tasks.spawn(self._charge(self._tenant, event.load_s), "charge")
-        cause = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
-        self._services.metrics.loaded(worker, load.model, event.tier, cause, event.load_s)
+        why = "by-hand" if load.order else "further-copy" if load.copies else "first-copy"
+        self._services.metrics.loaded(worker, load.model, event.tier, why, event.load_s)
         self._note("model.resident", model=load.model, load_s=f"{event.load_s:.3f}", tier=event.tier)
         self._tasks.spawn(self._reporter.publish(), "publish")
 
